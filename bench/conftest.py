@@ -1,0 +1,153 @@
+"""pytest's side of the bench: options, parameters of the inherited tests, and where results land."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when a kernel's module is imported
+
+from bench.core.compile import TARGETS
+from bench.core.hazards import HAZARDS
+from bench.core.ledger import Ledger
+from bench.core.operator import Operator, mistakes_of
+from bench.core.record import SCHEMA, this_run
+
+PROFILES = ("smoke", "quick", "full")
+LEDGER = pytest.StashKey[Ledger]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--profile`: how much of the sweep is clocked."""
+    group = parser.getgroup("rooftile")
+    group.addoption(
+        "--profile",
+        choices=PROFILES,
+        default=None,
+        help="how much of the sweep to clock: smoke (minutes on a CPU, the default there), quick (at most 10 minutes "
+        "on a GPU, the default there) or full (everything; for the night)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Open the ledger, and let pytest-benchmark save where results belong unless the user names another file."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    profile = config.getoption("profile") or ("quick" if device.type == "cuda" else "smoke")
+    run = this_run(device, profile)
+    config.stash[LEDGER] = Ledger(run, device, lambda text: _show(config, text))
+    if not config.getoption("benchmark_json"):
+        config.option.benchmark_json = str(run.file)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Close the ledger."""
+    config.stash[LEDGER].close()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give an operator's inherited tests their cases, providers, hazards, mistakes and targets."""
+    operator = metafunc.cls
+    if operator is None or not issubclass(operator, Operator):
+        return
+    kernels = list(operator.providers("kernel"))
+    match metafunc.function.__name__:
+        case "test_agrees":
+            _cases(metafunc, operator.check_cases(), kernels)
+        case "test_speed":
+            _cases(
+                metafunc, operator.sweep_cases(metafunc.config.stash[LEDGER].run.profile), list(operator.providers())
+            )
+        case "test_withstands":
+            hazards = [
+                (name, mode) for name, hazard in HAZARDS.items() for mode in operator.modes() if mode in hazard.modes
+            ]
+            metafunc.parametrize(("hazard", "mode"), hazards)
+            metafunc.parametrize("provider", kernels)
+        case "test_repeats" | "test_is_vast":
+            metafunc.parametrize("mode", operator.modes())
+            metafunc.parametrize("provider", kernels)
+        case "test_refuses":
+            metafunc.parametrize(("argument", "mistake"), mistakes_of(operator))
+        case "test_compiles":
+            metafunc.parametrize("target", TARGETS)
+            metafunc.parametrize("provider", kernels)
+
+
+def _cases(metafunc: pytest.Metafunc, cases: list[Any], providers: list[str]) -> None:
+    pairs = [pytest.param(case, name, id=f"{case.id}-{name}") for case in cases for name in providers]
+    metafunc.parametrize(("case", "provider"), pairs)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Drop what an operator has no facts for, and tell the ledger which rows are wanted."""
+    kept = [item for item in items if not _groundless(item)]
+    config.hook.pytest_deselected(items=[item for item in items if _groundless(item)])
+    items[:] = kept
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """After `-k` and its like: the rows that will be clocked, so that all providers of a case race together."""
+    ledger = session.config.stash[LEDGER]
+    for item in session.items:
+        if isinstance(item, pytest.Function) and item.originalname == "test_speed":
+            row: dict[str, Any] = dict(item.callspec.params)
+            ledger.planned.setdefault((item.cls, row["case"].id), []).append(row["provider"])
+
+
+def _groundless(item: pytest.Item) -> bool:
+    """Whether a test asks for what its operator does not have: gradients, or a vast case."""
+    if not (isinstance(item, pytest.Function) and isinstance(item.cls, type) and issubclass(item.cls, Operator)):
+        return False
+    lacks = {"test_differentiates": not item.cls.grad, "test_is_vast": item.cls.vast is None}
+    return lacks.get(item.originalname, False)
+
+
+@pytest.fixture
+def device(pytestconfig: pytest.Config) -> torch.device:
+    """The device of this run."""
+    return pytestconfig.stash[LEDGER].device
+
+
+@pytest.fixture
+def ledger(pytestconfig: pytest.Config) -> Ledger:
+    """The ledger of this run."""
+    return pytestconfig.stash[LEDGER]
+
+
+def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
+    """Add the facts of the run and its absent rows to pytest-benchmark's own JSON."""
+    ledger = config.stash[LEDGER]
+    output_json["rooftile"] = {
+        "schema": SCHEMA,
+        **asdict(ledger.run),
+        "overhead": ledger.overhead,
+        "absent": [record.as_dict() for record in ledger.absent],
+    }
+    ledger.run.file.parent.mkdir(parents=True, exist_ok=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What the harness cost."""
+    overhead = config.stash[LEDGER].overhead
+    if overhead is not None:
+        terminalreporter.write_line(
+            f"rooftile: the harness added {overhead:.1%} to the wall time of the thunks that it timed"
+        )
+
+
+def _show(config: pytest.Config, text: str) -> None:
+    """Live progress: one line that is rewritten on a terminal, one line per case elsewhere."""
+    reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None:
+        return
+    if reporter.isatty:
+        reporter.rewrite(text[: reporter._tw.fullwidth - 1], erase=True)
+    elif ": race" in text:
+        reporter.ensure_newline()
+        reporter.write_line(text)

@@ -1,0 +1,158 @@
+"""The record: one typed row per provider and case, and the facts of the run that it belongs to."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+import torch
+
+SCHEMA = 1
+ROOT = Path(__file__).resolve().parents[2]
+
+Status = Literal["measured", "absent", "failed"]
+
+VERSIONED = (
+    "torch", "triton", "numpy", "pytest", "pytest-benchmark", "liger-kernel", "flash-attn", "flash-attn-4",
+    "quack-kernels", "bitsandbytes", "torchao", "xformers", "flashinfer-python", "nvidia-ml-py",
+)  # fmt: skip
+
+
+@dataclass
+class Record:
+    """What is known of one provider on one case.
+
+    id: `operator/mode/case/provider`, stable across runs; axes and sizes as JSON values; traffic_bytes and flops: the
+    least the operation needs; timer: the clock of the samples that pytest-benchmark keeps in `stats.data` (seconds per
+    call); other_samples_s: those of further clocks; proof: error, budget and rows looked at; memory: bytes above the
+    inputs; setup_s: the first call (compiling, tuning); stop: rounds, why the race ended, relative half-width of the
+    median's 95 % interval; dirty: None where git cannot tell. An absent or failed record says why (`reason`) and, if
+    anything would, what would mend it (`remedy`).
+    """
+
+    id: str
+    operator: str
+    mode: str
+    case: dict[str, Any]
+    sizes: dict[str, Any]
+    provider: str
+    role: str
+    status: Status
+    traffic_bytes: int
+    flops: int
+    device: str
+    commit: str
+    dirty: bool | None
+    command: str
+    reason: str = ""
+    remedy: str = ""
+    timer: str = ""
+    other_samples_s: dict[str, list[float]] = field(default_factory=dict)
+    proof: dict[str, Any] | None = None
+    memory: dict[str, int] | None = None
+    setup_s: float | None = None
+    stop: dict[str, Any] | None = None
+    schema: int = SCHEMA
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as JSON holds it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Run:
+    """The facts that all records of a run share."""
+
+    device: dict[str, Any]
+    versions: dict[str, str]
+    commit: str
+    dirty: bool | None
+    command: str
+    profile: str
+    started: str
+
+    @property
+    def file(self) -> Path:
+        """Where the run's results belong: `results/<device>/<date>-<commit>[-dirty].json`."""
+        slug = re.sub(r"[^a-z0-9]+", "-", str(self.device["name"]).lower()).strip("-")
+        stamp = re.sub(r"[-:]", "", self.started)
+        return ROOT / "results" / slug / f"{stamp}-{self.commit[:12]}{'-dirty' if self.dirty else ''}.json"
+
+
+def this_run(device: torch.device, profile: str) -> Run:
+    """The facts of the run that starts now."""
+    commit, dirty = repository_state()
+    return Run(
+        device=device_facts(device),
+        versions=versions(),
+        commit=commit,
+        dirty=dirty,
+        command=" ".join(["pytest", *sys.argv[1:]]),
+        profile=profile,
+        started=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )
+
+
+def repository_state() -> tuple[str, bool | None]:
+    """The tree's commit, and whether anything but results differs from it; ("nocommit", None) where git cannot tell."""
+    commit = _git("rev-parse", "HEAD")
+    status = _git("status", "--porcelain", "--", ".", ":(exclude)results")
+    if commit is None or status is None:
+        return "nocommit", None
+    return commit, bool(status)
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def device_facts(device: torch.device) -> dict[str, Any]:
+    """Name and size of the device, and of the machine around it."""
+    host = {"cpu": _cpu_name(), "cores": os.cpu_count(), "memory_bytes": psutil.virtual_memory().total}
+    if device.type != "cuda":
+        return {"name": _cpu_name(), "kind": "cpu", "threads": torch.get_num_threads(), **host}
+    facts = torch.cuda.get_device_properties(device)
+    return {
+        "name": facts.name,
+        "kind": "cuda",
+        "capability": f"{facts.major}.{facts.minor}",
+        "sms": facts.multi_processor_count,
+        "device_memory_bytes": facts.total_memory,
+        "l2_bytes": facts.L2_cache_size,
+        "runtime": torch.version.cuda or torch.version.hip,
+        **host,
+    }
+
+
+def _cpu_name() -> str:
+    """The processor's model name, e.g. `AMD EPYC`."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return (named or [platform.processor() or platform.machine()])[0]
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of every library whose numbers we may show."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,264 @@
+"""The shape bank: real models, each with the source of its figures, and the sequence lengths of every sweep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SEQ_LENS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The figures of one transformer from which operators derive their sizes.
+
+    `head_dim` is that of queries and keys; `v_head_dim` differs from it in multi-head latent attention only.
+    `intermediate_size` belongs to the dense feed-forward layers, `moe_intermediate_size` to one expert.
+    `max_seq_len` is the longest context that the model was published for: a sweep may drop what lies beyond it. That of
+    a vision model is its number of patches and one class token, the only length that it ever sees.
+    """
+
+    name: str
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    v_head_dim: int
+    num_layers: int
+    vocab_size: int | None  # None: the model reads pixels, not tokens
+    max_seq_len: int
+    causal: bool
+    source: str
+    num_experts: int = 0
+    experts_per_token: int = 0
+    moe_intermediate_size: int = 0
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _huggingface(repository: str) -> str:
+    return f"Hugging Face config.json of {repository}"
+
+
+def _vision(name: str) -> str:
+    return f"arXiv:2010.11929; {name} of google-research/vision_transformer vit_jax/configs/models.py, 224 x 224 pixels"
+
+
+_BANK = (
+    Model(
+        name="llama-7b",
+        hidden_size=4096,
+        intermediate_size=11008,
+        num_heads=32,
+        num_kv_heads=32,
+        head_dim=128,
+        v_head_dim=128,
+        num_layers=32,
+        vocab_size=32000,
+        max_seq_len=2048,
+        causal=True,
+        source=f"arXiv:2302.13971; {_huggingface('huggyllama/llama-7b')}",
+    ),
+    Model(
+        name="llama3-8b",
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_heads=32,
+        num_kv_heads=8,
+        head_dim=128,
+        v_head_dim=128,
+        num_layers=32,
+        vocab_size=128256,
+        max_seq_len=131072,
+        causal=True,
+        source=f"arXiv:2407.21783; {_huggingface('meta-llama/Llama-3.1-8B')}",
+    ),
+    Model(
+        name="llama3-70b",
+        hidden_size=8192,
+        intermediate_size=28672,
+        num_heads=64,
+        num_kv_heads=8,
+        head_dim=128,
+        v_head_dim=128,
+        num_layers=80,
+        vocab_size=128256,
+        max_seq_len=131072,
+        causal=True,
+        source=f"arXiv:2407.21783; {_huggingface('meta-llama/Llama-3.1-70B')}",
+    ),
+    Model(
+        name="qwen2.5-7b",
+        hidden_size=3584,
+        intermediate_size=18944,
+        num_heads=28,
+        num_kv_heads=4,
+        head_dim=128,
+        v_head_dim=128,
+        num_layers=28,
+        vocab_size=152064,
+        max_seq_len=131072,
+        causal=True,
+        source=_huggingface("Qwen/Qwen2.5-7B"),
+    ),
+    Model(
+        name="qwen3-8b",
+        hidden_size=4096,
+        intermediate_size=12288,
+        num_heads=32,
+        num_kv_heads=8,
+        head_dim=128,
+        v_head_dim=128,
+        num_layers=36,
+        vocab_size=151936,
+        max_seq_len=40960,
+        causal=True,
+        source=_huggingface("Qwen/Qwen3-8B"),
+    ),
+    Model(
+        name="qwen3-32b",
+        hidden_size=5120,
+        intermediate_size=25600,
+        num_heads=64,
+        num_kv_heads=8,
+        head_dim=128,
+        v_head_dim=128,
+        num_layers=64,
+        vocab_size=151936,
+        max_seq_len=40960,
+        causal=True,
+        source=_huggingface("Qwen/Qwen3-32B"),
+    ),
+    Model(
+        name="gpt2-xl",
+        hidden_size=1600,
+        intermediate_size=6400,
+        num_heads=25,
+        num_kv_heads=25,
+        head_dim=64,
+        v_head_dim=64,
+        num_layers=48,
+        vocab_size=50257,
+        max_seq_len=1024,
+        causal=True,
+        source=f"{_huggingface('openai-community/gpt2-xl')} (n_inner null: 4 * n_embd)",
+    ),
+    Model(
+        name="bert-base",
+        hidden_size=768,
+        intermediate_size=3072,
+        num_heads=12,
+        num_kv_heads=12,
+        head_dim=64,
+        v_head_dim=64,
+        num_layers=12,
+        vocab_size=30522,
+        max_seq_len=512,
+        causal=False,
+        source=f"arXiv:1810.04805; {_huggingface('google-bert/bert-base-uncased')}",
+    ),
+    Model(
+        name="bert-large",
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_heads=16,
+        num_kv_heads=16,
+        head_dim=64,
+        v_head_dim=64,
+        num_layers=24,
+        vocab_size=30522,
+        max_seq_len=512,
+        causal=False,
+        source=f"arXiv:1810.04805; {_huggingface('google-bert/bert-large-uncased')}",
+    ),
+    Model(
+        name="vit-b",
+        hidden_size=768,
+        intermediate_size=3072,
+        num_heads=12,
+        num_kv_heads=12,
+        head_dim=64,
+        v_head_dim=64,
+        num_layers=12,
+        vocab_size=None,
+        max_seq_len=197,
+        causal=False,
+        source=_vision("ViT-B/16"),
+    ),
+    Model(
+        name="vit-l",
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_heads=16,
+        num_kv_heads=16,
+        head_dim=64,
+        v_head_dim=64,
+        num_layers=24,
+        vocab_size=None,
+        max_seq_len=197,
+        causal=False,
+        source=_vision("ViT-L/16"),
+    ),
+    Model(
+        name="vit-h",
+        hidden_size=1280,
+        intermediate_size=5120,
+        num_heads=16,
+        num_kv_heads=16,
+        head_dim=80,
+        v_head_dim=80,
+        num_layers=32,
+        vocab_size=None,
+        max_seq_len=257,
+        causal=False,
+        source=_vision("ViT-H/14"),
+    ),
+    Model(
+        name="deepseek-v3",
+        hidden_size=7168,
+        intermediate_size=18432,
+        num_heads=128,
+        num_kv_heads=128,
+        head_dim=192,  # qk_nope_head_dim 128 + qk_rope_head_dim 64
+        v_head_dim=128,
+        num_layers=61,
+        vocab_size=129280,
+        max_seq_len=163840,
+        causal=True,
+        num_experts=256,
+        experts_per_token=8,
+        moe_intermediate_size=2048,
+        source=f"arXiv:2412.19437; {_huggingface('deepseek-ai/DeepSeek-V3')}",
+    ),
+    Model(
+        name="mixtral-8x7b",
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_heads=32,
+        num_kv_heads=8,
+        head_dim=128,
+        v_head_dim=128,
+        num_layers=32,
+        vocab_size=32000,
+        max_seq_len=32768,
+        causal=True,
+        num_experts=8,
+        experts_per_token=2,
+        moe_intermediate_size=14336,
+        source=f"arXiv:2401.04088; {_huggingface('mistralai/Mixtral-8x7B-v0.1')}",
+    ),
+)
+
+
+def models(*names: str) -> list[Model]:
+    """Return the models of those names in that order, or the whole bank when no name is given.
+
+    Raises:
+        ValueError: a name that the bank does not hold.
+    """
+    known = {model.name: model for model in _BANK}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"unknown model {', '.join(map(repr, unknown))}; the bank holds {', '.join(known)}")
+    return [known[name] for name in names or known]

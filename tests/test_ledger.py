@@ -1,0 +1,144 @@
+"""The ledger, its child and the replay: every row ends with samples or with a reason, whatever its neighbours do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.core import child
+from bench.core.case import Case
+from bench.core.ledger import NEEDS_GPU, Ledger
+from bench.core.record import ROOT, Record, this_run
+from tests import toy
+
+
+@pytest.fixture
+def book() -> Iterator[Ledger]:
+    """A ledger on the CPU."""
+    device = torch.device("cpu")
+    opened = Ledger(this_run(device, "smoke"), device)
+    yield opened
+    opened.close()
+
+
+def _case(mode: str = "fwd") -> Case:
+    return next(case for case in toy.Double.sweep_cases("smoke") if case.mode == mode)
+
+
+def _records(book: Ledger, *providers: str, mode: str = "fwd") -> dict[str, Record]:
+    case = _case(mode)
+    book.planned[toy.Double, case.id] = list(providers)
+    return {name: book.record(toy.Double, case, name) for name in providers}
+
+
+@pytest.mark.parametrize("mode", ["fwd", "bwd"])
+def test_measured_row_carries_samples_proof_memory_and_reason_to_stop(book: Ledger, mode: str) -> None:
+    record = _records(book, "naive", "eager", mode=mode)["eager"]
+    samples = book._samples[toy.Double, _case(mode).id, "eager"]
+    assert record.status == "measured"
+    assert record.id == f"double/{mode}/seq_len512-fp32/eager"
+    assert record.timer == "host"
+    assert len(samples) == record.stop["rounds"] >= 6
+    assert all(0 < sample < 1 for sample in samples)
+    assert record.proof["error"] <= record.proof["budget"]
+    assert record.proof["rows"] == "210 of 512", "expected the proof to say which part of a large case it looked at"
+    y_bytes = 512 * 256 * 4
+    assert record.memory["output_bytes"] == y_bytes * (1 if mode == "fwd" else 2)
+    assert y_bytes <= record.memory["peak_bytes"] <= 3 * y_bytes
+    assert record.traffic_bytes == 2 * y_bytes
+
+
+def test_absent_and_failed_rows_say_why(book: Ledger) -> None:
+    records = _records(book, "ours", "eager", "missing", "elsewhere", "wrong", "raising")
+    found = {name: (record.status, record.reason, record.remedy) for name, record in records.items()}
+    assert found["ours"] == ("absent", NEEDS_GPU, "")
+    assert found["eager"][0] == "measured"
+    assert found["missing"] == ("absent", "No module named 'nowhere_to_be_found'", "pip install nowhere-to-be-found")
+    assert found["elsewhere"] == ("absent", "needs a CUDA device", "")
+    assert found["raising"] == ("failed", "RuntimeError: planted error", "")
+    assert found["wrong"][0] == "failed"
+    assert found["wrong"][1].startswith("Disproved: output 0, row ")
+    assert "210 of 210 rows are out" in found["wrong"][1]
+    assert [record.provider for record in book.absent] == ["ours", "missing", "elsewhere", "wrong", "raising"]
+
+
+def test_forward_only_peer_is_absent_from_the_backward(book: Ledger) -> None:
+    record = _records(book, "forward_only", mode="bwd")["forward_only"]
+    assert (record.status, record.reason) == ("absent", "has no backward")
+
+
+@pytest.mark.parametrize("culprit", ["crashing", "crashing_late"])
+def test_crash_costs_only_the_row_that_crashed(book: Ledger, culprit: str) -> None:
+    records = _records(book, "naive", culprit, "eager")
+    assert (records[culprit].status, records[culprit].reason) == ("failed", "crashed with SIGSEGV")
+    assert records["naive"].status == records["eager"].status == "measured"
+
+
+def test_hang_costs_only_the_row_that_hangs(book: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child.Child.ask, "__defaults__", (12.0,))
+    records = _records(book, "hanging", "eager")
+    assert (records["hanging"].status, records["hanging"].reason) == ("failed", "no sign of life for 12 s")
+    assert records["eager"].status == "measured"
+
+
+def test_records_are_json(book: Ledger) -> None:
+    for record in _records(book, "eager", "missing").values():
+        assert json.loads(json.dumps(record.as_dict(), allow_nan=False))["schema"] == 1
+
+
+def test_dirty_run_says_so_in_its_name_and_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    for dirty, suffix in ((True, "-dirty.json"), (False, "abc.json"), (None, "abc.json")):
+        monkeypatch.setattr("bench.core.record.repository_state", lambda dirty=dirty: ("abc", dirty))
+        run = this_run(torch.device("cpu"), "smoke")
+        assert run.file.name.endswith(suffix)
+        assert run.file.is_relative_to(ROOT / "results")
+        assert Ledger(run, torch.device("cpu"))._record(toy.Double, _case(), "eager", status="absent").dirty is dirty
+
+
+def test_stock_pytest_benchmark_replays_and_compares(tmp_path: Path) -> None:
+    """The seam: samples replayed through the public marker `timer=` are what pytest-benchmark stores and compares."""
+    (tmp_path / "test_seam.py").write_text(
+        """
+import pytest
+from bench.core.replay import REPLAY
+
+@pytest.mark.benchmark(timer=REPLAY)
+def test_row(benchmark):
+    REPLAY.load([3.0, 1.0, 2.0])
+    benchmark.group = "a group"
+    benchmark.pedantic(lambda: None, rounds=3)
+"""
+    )
+    saved = tmp_path / "saved.json"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    arguments = [
+        "-p",
+        "no:cacheprovider",
+        "--benchmark-only",
+        f"--benchmark-json={saved}",
+        f"--rootdir={tmp_path}",
+        "-c",
+        os.devnull,
+    ]
+    subprocess.run(
+        [sys.executable, "-m", "pytest", "test_seam.py", *arguments], cwd=tmp_path, env=environment, check=True
+    )
+    (row,) = json.loads(saved.read_text())["benchmarks"]
+    assert row["stats"]["data"] == [3.0, 1.0, 2.0]
+    assert row["stats"]["median"] == 2.0
+    assert row["group"] == "a group"
+    shown = subprocess.run(
+        [sys.executable, "-m", "pytest_benchmark", "compare", str(saved)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "test_row" in shown.stdout + shown.stderr

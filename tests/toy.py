@@ -1,0 +1,119 @@
+"""An operator with every kind of provider there is, good and bad, for tests of the instrument."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.core.operator import Inputs, Make, Operator, Unsupported, fp32, grid, kernel, needs_cuda, peer
+
+
+def double(x: Tensor) -> Tensor:
+    """2 x, the reference and the entry point."""
+    return x + x
+
+
+class Double(Operator):
+    """y = 2 x."""
+
+    entry = staticmethod(double)
+    reference = staticmethod(double)
+    checks = grid(n=[1, 5], dtype=[fp32])
+    sweep = grid(seq_len=[512, 1024], dtype=[fp32])
+    hostile = dict(n=5, dtype=fp32)
+    grad = True
+    rows_of = ("x",)
+
+    def sizes(self, seq_len: int, dtype: torch.dtype) -> dict[str, Any]:
+        """One row per position."""
+        return {"n": seq_len, "dtype": dtype}
+
+    def inputs(self, make: Make, n: int, dtype: torch.dtype) -> Inputs:
+        """n rows of 256."""
+        return {"x": make.normal(n, 256, dtype=dtype)}
+
+    def traffic(self, mode: str, n: int, dtype: torch.dtype) -> int:
+        """One read, one write."""
+        return 2 * n * 256 * dtype.itemsize
+
+    def flops(self, mode: str, n: int, dtype: torch.dtype) -> int:
+        """One addition."""
+        return n * 256
+
+    @kernel
+    def ours(self, x: Tensor) -> Callable[[], Tensor]:
+        """Stands for a GPU kernel."""
+        return lambda: x * 2
+
+    @peer()
+    def eager(self, x: Tensor) -> Callable[[], Tensor]:
+        """Right."""
+        return lambda: x * 2
+
+    @peer(install="pip install nowhere-to-be-found")
+    def missing(self, x: Tensor) -> Callable[[], Tensor]:
+        """Not installed."""
+        import nowhere_to_be_found
+
+        return lambda: nowhere_to_be_found.double(x)
+
+    @peer()
+    def elsewhere(self, x: Tensor) -> Callable[[], Tensor]:
+        """Needs another machine."""
+        needs_cuda(x)
+        return lambda: x * 2
+
+    @peer()
+    def forward_only(self, x: Tensor) -> Callable[[], Tensor]:
+        """Cannot run one of the modes."""
+        if x.requires_grad:
+            raise Unsupported("has no backward")
+        return lambda: x * 2
+
+    @peer()
+    def wrong(self, x: Tensor) -> Callable[[], Tensor]:
+        """Gives a wrong answer."""
+        return lambda: x * 2.001
+
+    @peer()
+    def raising(self, x: Tensor) -> Callable[[], Tensor]:
+        """Raises."""
+        raise RuntimeError("planted error")
+
+    @peer()
+    def crashing(self, x: Tensor) -> Callable[[], Tensor]:
+        """Takes its process down while it is proven."""
+
+        def crash() -> Tensor:
+            os.kill(os.getpid(), signal.SIGSEGV)
+            return x
+
+        return crash
+
+    @peer()
+    def crashing_late(self, x: Tensor) -> Callable[[], Tensor]:
+        """Takes its process down in the middle of the race."""
+        calls = iter(range(10**9))
+
+        def crash() -> Tensor:
+            if next(calls) > 20:
+                os.kill(os.getpid(), signal.SIGSEGV)
+            return x * 2
+
+        return crash
+
+    @peer()
+    def hanging(self, x: Tensor) -> Callable[[], Tensor]:
+        """Never comes back."""
+
+        def hang() -> Tensor:
+            time.sleep(3600)
+            return x
+
+        return hang
