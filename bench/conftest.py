@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
     profile = config.getoption("profile") or ("quick" if device.type == "cuda" else "smoke")
     run = this_run(device, profile)
     config.stash[LEDGER] = Ledger(run, device, lambda text: _show(config, text))
-    if not config.getoption("benchmark_json"):
+    if not (config.getoption("benchmark_json") or config.getoption("benchmark_skip")):
         config.option.benchmark_json = str(run.file)
 
 
@@ -129,6 +132,24 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
         "absent": [record.as_dict() for record in ledger.absent],
     }
     ledger.run.file.parent.mkdir(parents=True, exist_ok=True)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    """Where every row was absent pytest-benchmark saves nothing; the reasons are worth as much as samples."""
+    yield
+    config = session.config
+    stock: Any = config.pluginmanager.get_plugin("pytest-benchmark")
+    if stock.benchmarks or not config.stash[LEDGER].absent:
+        return
+    hook = config.hook
+    facts = {
+        "machine_info": hook.pytest_benchmark_generate_machine_info(config=config),
+        "commit_info": hook.pytest_benchmark_generate_commit_info(config=config),
+    }
+    saved = hook.pytest_benchmark_generate_json(config=config, benchmarks=[], include_data=True, **facts)
+    hook.pytest_benchmark_update_json(config=config, benchmarks=[], output_json=saved)
+    Path(config.option.benchmark_json).write_text(json.dumps(saved, indent=4), encoding="utf-8")
 
 
 @pytest.hookimpl(trylast=True)

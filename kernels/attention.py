@@ -164,20 +164,22 @@ def _delta_kernel(o_ptr, do_ptr, delta_ptr, do_strides, sizes, V_HEAD_DIM: tl.co
 
 @triton.jit
 def _collect(
-    dk, dv, k, v, queries, strides, first, edge, stop, limit, q_len, slope,
+    dk, dv, k, v, queries, strides, group, first, edge, span, limit, q_len, slope,
     HEAD_DIM: tl.constexpr, V_HEAD_DIM: tl.constexpr, CAUSAL: tl.constexpr, BLOCK_M: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """dk and dv from the query tiles `first` to `stop`; if masked, what lies from `edge` on stands for the last tile."""
+    """dk and dv from `span` query tiles of each head from `first` on; if masked, any beyond `edge` is the last tile."""
     q_ptr, do_ptr, lse_ptr, delta_ptr = queries
-    for i in tl.range(first, stop):
-        start = i * BLOCK_M
+    q_strides, k_strides, v_strides, do_strides = strides
+    for i in tl.range(0, group * span):
+        head = tl.cast(i // span, tl.int64)
+        start = (first + i % span) * BLOCK_M
         if MASKED:
-            start = tl.where(i < edge, start, (tl.cdiv(q_len, BLOCK_M) - 1) * BLOCK_M)
+            start = tl.where(first + i % span < edge, start, (tl.cdiv(q_len, BLOCK_M) - 1) * BLOCK_M)
         row = start + tl.arange(0, BLOCK_M)
-        q = _tile(q_ptr, strides[0], start, q_len, HEAD_DIM, BLOCK_M, MASKED)
-        do = _tile(do_ptr, strides[3], start, q_len, V_HEAD_DIM, BLOCK_M, MASKED)
-        lse = tl.load(lse_ptr + row, row < q_len, other=float("inf"))
-        delta = tl.load(delta_ptr + row, row < q_len, other=0.0)
+        q = _tile(q_ptr + head * q_strides[1], q_strides, start, q_len, HEAD_DIM, BLOCK_M, MASKED)
+        do = _tile(do_ptr + head * do_strides[1], do_strides, start, q_len, V_HEAD_DIM, BLOCK_M, MASKED)
+        lse = tl.load(lse_ptr + head * q_len + row, row < q_len, other=float("inf"))
+        delta = tl.load(delta_ptr + head * q_len + row, row < q_len, other=0.0)
         p = tl.exp2(_dot(k, q.T, None) * slope - lse[None, :])
         if MASKED and CAUSAL:
             p = tl.where(limit[:, None] <= row[None, :], p, 0.0)
@@ -207,23 +209,21 @@ def _key_kernel(
     if CAUSAL:
         first = tl.maximum(start - (k_len - q_len), 0) // BLOCK_M
         edge = tl.minimum(tl.cdiv(tl.maximum(start + BLOCK_N - 1 - (k_len - q_len), 0), BLOCK_M), tiles)
-    stop = edge + tiles - tl.maximum(whole, edge)
+    masked = edge - first + tiles - tl.maximum(whole, edge)
+    head = kv_head * group  # its first query head
+    q_head = q_ptr + batch * q_strides[0] + h * group * q_strides[1]
+    do_head = do_ptr + batch * do_strides[0] + h * group * do_strides[1]
+    queries = (q_head, do_head, stats[0] + head * q_len, stats[1] + head * q_len)
     dk = tl.zeros(k.shape, tl.float32)
     dv = tl.zeros(v.shape, tl.float32)
-    for member in range(group):
-        g = h * group + member
-        rows = (batch * kv_heads * group + g) * q_len
-        q_head = q_ptr + batch * q_strides[0] + g * q_strides[1]
-        do_head = do_ptr + batch * do_strides[0] + g * do_strides[1]
-        queries = (q_head, do_head, stats[0] + rows, stats[1] + rows)
-        dk, dv = _collect(
-            dk, dv, k, v, queries, strides, first, edge, stop, limit, q_len, scale * LOG2E,
-            HEAD_DIM, V_HEAD_DIM, CAUSAL, BLOCK_M, True,
-        )  # fmt: skip
-        dk, dv = _collect(
-            dk, dv, k, v, queries, strides, edge, edge, whole, limit, q_len, scale * LOG2E,
-            HEAD_DIM, V_HEAD_DIM, CAUSAL, BLOCK_M, False,
-        )  # fmt: skip
+    dk, dv = _collect(
+        dk, dv, k, v, queries, strides, group, first, edge, masked, limit, q_len, scale * LOG2E,
+        HEAD_DIM, V_HEAD_DIM, CAUSAL, BLOCK_M, True,
+    )  # fmt: skip
+    dk, dv = _collect(
+        dk, dv, k, v, queries, strides, group, edge, edge, tl.maximum(whole - edge, 0), limit, q_len, scale * LOG2E,
+        HEAD_DIM, V_HEAD_DIM, CAUSAL, BLOCK_M, False,
+    )  # fmt: skip
     # The only key of a row has weight 1 whatever the scores are: the rounding error that is left of ds is no gradient.
     _put(dk_ptr + kv_head * k_len * HEAD_DIM, dk * tl.where(k_len > 1, scale, 0.0), start, k_len, HEAD_DIM)
     _put(dv_ptr + kv_head * k_len * V_HEAD_DIM, dv, start, k_len, V_HEAD_DIM)

@@ -1,16 +1,16 @@
 """Products of int8 matrices, exact in int32 and dequantised in registers in fp32, alone and inside LLM.int8().
 
     int8_matmul:  out = (a @ b^T) * a_scale[:, None] * b_scale[None, :] + bias
-    int8_linear:  the same of the quantised rows of x without outlier columns, + x[:, outlier] @ (w * w_scale[:, None])[:, outlier]^T
+    int8_linear:  the same of x without its outlier columns, quantised, plus x_outlier @ (w * w_scale)_outlier^T
 
-Shapes: a, x (M, K), b, w (N, K), out (M, N); 8-bit tensor-core instructions want both operands side by side along K. A program owns
-one BLOCK_M x BLOCK_N tile of out and walks along K. Tiles run in groups of GROUP_M rows, column by column, so that what a group
-reads of a and b is read from memory about once and found in L2 by the rest of the group.
+Shapes: a, x (M, K), b, w (N, K), out (M, N); 8-bit tensor-core instructions want both operands contiguous along K. A
+program owns one BLOCK_M x BLOCK_N tile of out and walks along K. Tiles run in groups of GROUP_M rows, column by
+column, so that what a group reads of a and b comes from memory about once and otherwise from L2. int8_linear never
+waits for the device: outlier columns are marked (x is read) and gathered, the rows quantised (x is read again, q
+written), and the program above, its sums dequantised, goes on to add the outlier columns, whose number it reads from
+memory.
 
-int8_linear never waits for the device. Its outlier columns are marked (x is read once) and gathered, its rows quantised (x is read
-again, q written), and the program above, its sums dequantised, goes on to add the outlier columns, whose number it reads from memory.
-
-Source: Dettmers et al. 2022, arXiv:2208.07339, section 3.
+Source: Dettmers et al. 2022, arXiv:2208.07339, sections 2 and 3.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from kernels.quantize_int8 import outlier_columns, quantize_rows
 DEEPEST = 131071  # at K = 131072 a sum of (-128) * (-128) no longer fits int32
 EVEN = 128  # what every BLOCK_K divides
 
-# Outliers of these are added one by one, where a dot would be wrong: Triton compiles fp32 dots for sm_100 to TF32, whatever
-# precision they state, and its interpreter multiplies the bit patterns of bf16.
+# Outliers of these are added one by one, for a dot would be wrong: one of fp32 with what was int8 compiles to TF32
+# for sm_100, whatever precision it states, and Triton's interpreter multiplies the bit patterns of bf16.
 ONE_BY_ONE = (torch.float32, torch.bfloat16) if knobs.runtime.interpret else (torch.float32,)
 
 # The first fits 99 KiB of shared memory, and on gfx942 its 64 KiB; the last ones are for a handful of rows.
@@ -102,11 +102,12 @@ def _add_outliers(out, outliers, b_ptr, b_scale, strides, row, col, sizes, BLOCK
 @tune(TILES, key=["tuned_for"])
 @triton.jit
 def _matmul(
-    a_ptr, b_ptr, a_scale_ptr, b_scale_ptr, bias_ptr, outliers, out_ptr, strides, sizes, tuned_for,
+    a_ptr, b_ptr, a_scale_ptr, b_scale_ptr, bias_ptr, outliers, out_ptr, strides, sizes,
+    tuned_for,  # noqa: ARG001 - the key of tuning: the power of two that M reaches up to, N and K
     EVEN_K: tl.constexpr, OUTLIER_BLOCK: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr = 8,
 ):  # fmt: skip
-    M, N, K = sizes
+    M, N = sizes[0], sizes[1]
     row, col = _tile(M, N, BLOCK_M, BLOCK_N, GROUP_M)
     total = _product(a_ptr, b_ptr, strides, row, col, sizes, BLOCK_K, EVEN_K)
     a_scale = tl.load(a_scale_ptr + row * strides[6], mask=row < M, other=0.0)
@@ -130,7 +131,8 @@ def _launch(
     if out.numel() == 0:
         return out
     x_strides = (0, 0) if outliers is None else outliers[0].stride()
-    strides = (*a.stride(), *b.stride(), *x_strides, a_scale.stride(0), b_scale.stride(0), 0 if bias is None else bias.stride(0))
+    bias_stride = () if bias is None else bias.stride()
+    strides = (*a.stride(), *b.stride(), *x_strides, *a_scale.stride(), *b_scale.stride(), *bias_stride)
     one_by_one = outliers is not None and outliers[0].dtype in ONE_BY_ONE
 
     def grid(meta: dict[str, Any]) -> tuple[int]:
@@ -144,30 +146,37 @@ def _launch(
     return out
 
 
-def _expect_vector(argument: str, value: Tensor, dtypes: tuple[torch.dtype, ...], size: int, like: str, other: Tensor) -> None:
-    """Raise unless `value` has `size` entries of one of `dtypes` on the device of `other`, the argument named `like`."""
-    expect_tensor(argument, value, dtypes=dtypes, rank=1)
+def _expect_matrix(argument: str, value: Tensor, like: str, other: Tensor) -> None:
+    """Raise unless `value` is an int8 matrix beside `other`, the argument named `like`, and has as many columns."""
+    expect_tensor(argument, value, dtypes=(torch.int8,), rank=2)
     expect_device(argument, value, like, other)
-    expect(len(value) == size, argument, f"shape ({size},), one entry per row of {like}", f"shape {tuple(value.shape)}")
+    k, got = other.shape[-1], f"shape {tuple(value.shape)}"
+    expect(value.shape[1] == k, argument, f"{k} columns, as {like} has", got)
+    expect(k <= DEEPEST, argument, f"at most {DEEPEST} columns, whose products cannot overflow int32", got)
+
+
+def _expect_vector(argument: str, value: Tensor, dtypes: tuple[torch.dtype, ...], like: str, matrix: Tensor) -> None:
+    """Raise unless `value` is of one of `dtypes` and has an entry for every row of `matrix`, the argument `like`."""
+    expect_tensor(argument, value, dtypes=dtypes, rank=1)
+    expect_device(argument, value, like, matrix)
+    expect(len(value) == len(matrix), argument, f"{len(matrix)} entries, one per row of {like}", len(value))
     expect_inference(argument, value)
 
 
-def _expect_matrix(argument: str, value: Tensor, like: str, other: Tensor) -> None:
-    """Raise unless `value` is an int8 matrix on the device of `other`, the argument named `like`, with as many columns."""
-    expect_tensor(argument, value, dtypes=(torch.int8,), rank=2)
-    expect_device(argument, value, like, other)
-    k = other.shape[-1]
-    expect(value.shape[1] == k, argument, f"{k} columns, as {like} has", f"shape {tuple(value.shape)}")
-    expect(k <= DEEPEST, argument, f"at most {DEEPEST} columns, whose products int32 holds in any case", f"shape {tuple(value.shape)}")
-
-
 def int8_matmul(
-    a: Tensor, b: Tensor, a_scale: Tensor, b_scale: Tensor, *, bias: Tensor | None = None, out_dtype: torch.dtype = torch.bfloat16
+    a: Tensor,
+    b: Tensor,
+    a_scale: Tensor,
+    b_scale: Tensor,
+    *,
+    bias: Tensor | None = None,
+    out_dtype: torch.dtype = torch.bfloat16,
 ) -> Tensor:
-    """(a @ b^T) * a_scale[:, None] * b_scale[None, :] + bias: the integer product exact, the rest in fp32 with one cast at the end.
+    """(a @ b^T) * a_scale[:, None] * b_scale[None, :] + bias: an exact integer product, then fp32 and one cast.
 
-    a: (M, K) int8; b: (N, K) int8; a_scale: (M,) fp32; b_scale: (N,) fp32; bias: (N,) fp32, fp16 or bf16; out_dtype: fp32, fp16 or
-    bf16. Any strides (K side by side is fastest), any size may be 0, K at most 131071. Returns (M, N). Not differentiable.
+    a: (M, K) int8; b: (N, K) int8; a_scale: (M,) fp32; b_scale: (N,) fp32; bias: (N,) fp32, fp16 or bf16; out_dtype:
+    fp32, fp16 or bf16. Any strides (contiguous along K is fastest), any size may be 0, K at most 131071. Returns (M,
+    N). For inference: an argument that asks for a gradient is refused.
 
     Raises:
         TypeError: an argument is not a tensor of these dtypes, or out_dtype none of them.
@@ -175,10 +184,10 @@ def int8_matmul(
     """
     expect_tensor("a", a, dtypes=(torch.int8,), rank=2)
     _expect_matrix("b", b, "a", a)
-    _expect_vector("a_scale", a_scale, (torch.float32,), len(a), "a", a)
-    _expect_vector("b_scale", b_scale, (torch.float32,), len(b), "b", b)
+    _expect_vector("a_scale", a_scale, (torch.float32,), "a", a)
+    _expect_vector("b_scale", b_scale, (torch.float32,), "b", b)
     if bias is not None:
-        _expect_vector("bias", bias, FLOATS, len(b), "b", b)
+        _expect_vector("bias", bias, FLOATS, "b", b)
     if out_dtype not in FLOATS:
         raise TypeError(f"out_dtype: expected {' or '.join(map(str, FLOATS))}, got {out_dtype}")
     return _launch(a, b, a_scale, b_scale, bias, out_dtype)
@@ -187,13 +196,16 @@ def int8_matmul(
 def int8_linear(
     x: Tensor, weight_int8: Tensor, weight_scale: Tensor, *, threshold: float = 6.0, bias: Tensor | None = None
 ) -> Tensor:
-    """x @ (weight_int8 * weight_scale[:, None])^T + bias as LLM.int8() has it: in int8, but for the outlier columns of x.
+    """LLM.int8()'s x @ (weight_int8 * weight_scale[:, None])^T + bias: outlier columns in x's dtype, the rest in int8.
 
-    Columns of x in which any |x| >= threshold are multiplied in x's dtype by the dequantised weight; the rows of the rest are quantised
-    as by `quantize_int8`. x: (..., K) fp32, fp16 or bf16, any strides (leading dimensions that no view can join are copied);
-    weight_int8: (N, K) int8, any strides; weight_scale: (N,) fp32; threshold: 0 makes every column an outlier, infinity none of
-    finite numbers; bias: (N,) fp32, fp16 or bf16. Returns (..., N) in x's dtype. An entry of NaN or Inf reaches its own row alone.
-    For inference, without gradients: an argument that asks for one is refused, not silently detached.
+    A column of x is an outlier if any |x| in it reaches threshold: 0 makes all columns outliers, infinity those that
+    hold infinity. Rows of the rest are quantised as by `quantize_int8`; an entry of NaN or Inf reaches its own row
+    alone.
+
+    x: (..., K) fp32, fp16 or bf16, any strides (leading dimensions that no view can join are copied); weight_int8:
+    (N, K) int8, any strides; weight_scale: (N,) fp32; bias: (N,) fp32, fp16 or bf16. Returns (..., N) in x's dtype.
+    For inference: an argument that asks for a gradient is refused, not silently detached. Source: Dettmers et al.
+    2022, arXiv:2208.07339.
 
     Raises:
         TypeError: an argument is not a tensor of these dtypes, or threshold not a number.
@@ -203,12 +215,12 @@ def int8_linear(
     expect(x.ndim >= 1, "x", "at least 1 dimension", f"shape {tuple(x.shape)}")
     expect_inference("x", x)
     _expect_matrix("weight_int8", weight_int8, "x", x)
-    _expect_vector("weight_scale", weight_scale, (torch.float32,), len(weight_int8), "weight_int8", weight_int8)
+    _expect_vector("weight_scale", weight_scale, (torch.float32,), "weight_int8", weight_int8)
     if isinstance(threshold, bool) or not isinstance(threshold, int | float):
         raise TypeError(f"threshold: expected a number, got {type(threshold).__name__}")
     expect(threshold >= 0, "threshold", "a number that is not negative", threshold)
     if bias is not None:
-        _expect_vector("bias", bias, FLOATS, len(weight_int8), "weight_int8", weight_int8)
+        _expect_vector("bias", bias, FLOATS, "weight_int8", weight_int8)
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     outlier, index = outlier_columns(rows, float(threshold))
     q, scale = quantize_rows(rows, outlier)

@@ -2,12 +2,14 @@
 
     scale = max |x| / 127,  q = clamp(round(x / scale), -127, 127),  so that x ~ q * scale
 
-Shapes: x, q (..., cols), scale (...), seen as (rows, cols). All in fp32, with IEEE divisions and ties to even: the integers are a
-definition, not an estimate. Where x / scale is NaN (the row holds NaN, or x is infinite), and in rows whose scale is 0, q is 0.
+Shapes: x, q (..., cols), scale (...), seen as (rows, cols). All in fp32, with IEEE divisions and ties to even: the
+integers are a definition, not an estimate. q is 0 where x / scale is NaN (NaN in the row, or x infinite) and in rows
+whose scale is 0.
 
-Rows up to 32768 wide: a program owns whole rows, several if they are short, and keeps them in registers, so that x is read once
-and q written once. Wider rows are walked twice in chunks; the second walk finds the row in L2. Outlier columns (any |x| >=
-threshold) take one more read of x, by tiles, and one program that gathers their indices: the host never waits for their number.
+Rows up to 32768 wide: a program owns whole rows, several if they are short, and keeps them in registers, so that x is
+read once and q written once. Wider rows are walked twice in chunks; the second walk finds the row in L2. Outlier
+columns (any |x| >= threshold) take one more read of x, by tiles, and one program that gathers their indices: the host
+never waits.
 
 Source: Dettmers et al. 2022, arXiv:2208.07339, sections 2 and 3.
 """
@@ -24,6 +26,7 @@ from torch import Tensor
 from kernels._launch import FLOATS, device_of, expect, expect_inference, expect_tensor
 
 WIDEST = 32768  # columns that 16 warps hold in registers without spilling
+CHUNK_COLS = 8192
 SHORT_TILE = 2048  # elements that short rows are gathered to
 MARK_TILE = 64, 128  # 128 columns of fp16 are two full cache lines of every row
 GATHER_COLS = 4096
@@ -32,7 +35,8 @@ GATHER_COLS = 4096
 @triton.jit
 def _load(x_ptr, x_strides, outlier_ptr, row, col, size):
     inside = (row < size[0])[:, None] & (col < size[1])[None, :]
-    x = tl.load(x_ptr + row[:, None] * x_strides[0] + col[None, :] * x_strides[1], mask=inside, other=0.0).to(tl.float32)
+    x = tl.load(x_ptr + row[:, None] * x_strides[0] + col[None, :] * x_strides[1], mask=inside, other=0.0)
+    x = x.to(tl.float32)
     if outlier_ptr is not None:
         outlier = tl.load(outlier_ptr + col, mask=col < size[1], other=0)
         x = tl.where((outlier != 0)[None, :], 0.0, x)
@@ -106,7 +110,7 @@ def quantize_rows(x: Tensor, outlier: Tensor | None = None) -> tuple[Tensor, Ten
     rows, cols = x.shape
     q = torch.empty(rows, cols, dtype=torch.int8, device=x.device)
     scale = torch.empty(rows, dtype=torch.float32, device=x.device)
-    block_cols = min(WIDEST, triton.next_power_of_2(max(1, cols)))
+    block_cols = triton.next_power_of_2(max(1, cols)) if cols <= WIDEST else CHUNK_COLS
     block_rows = max(1, SHORT_TILE // block_cols)
     warps = min(16, max(4, block_rows * block_cols // 1024))
     if rows:
@@ -119,9 +123,9 @@ def quantize_rows(x: Tensor, outlier: Tensor | None = None) -> tuple[Tensor, Ten
 
 
 def outlier_columns(x: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """The columns of x (rows, cols) in which any |x| >= threshold: marks (cols,) int8, and their indices in rising order.
+    """The columns of x (rows, cols) in which any |x| >= threshold: marks (cols,) int8, and indices (cols + 1,) int32.
 
-    The indices (cols + 1,) int32 end with their number; what stands between is undefined. Arguments are not checked.
+    The indices rise from the first entry on; the last entry is their number. Arguments are not checked.
     """
     rows, cols = x.shape
     outlier = torch.zeros(cols, dtype=torch.int8, device=x.device)
@@ -137,7 +141,7 @@ def outlier_columns(x: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
 
 
 def _at_least(threshold: float) -> float:
-    """The smallest fp32 number that is not below `threshold`, so that comparing in fp32 decides as exact comparison does."""
+    """The smallest fp32 number not below `threshold`: comparing with it in fp32 decides as exact comparison does."""
     if math.isinf(threshold):
         return threshold
     unit = max(math.frexp(threshold)[1] - 24, -149)
@@ -146,11 +150,12 @@ def _at_least(threshold: float) -> float:
 
 
 def quantize_int8(x: Tensor) -> tuple[Tensor, Tensor]:
-    """(int8, scale) with x ~ int8 * scale: every row (last dimension) of x divided by its scale, absmax / 127, and rounded.
+    """(int8, scale) with x ~ int8 * scale, by rows (last dimension): scale = absmax / 127, int8 = round(x / scale).
 
-    x: (..., cols) in fp32, fp16 or bf16, any strides (leading dimensions that no view can join are copied). Returns int8 of
-    x's shape, within -127 ... 127, and scale (...) in fp32. A row of zeros has scale 0, a row that holds NaN (Inf) has scale NaN (Inf);
-    int8 is 0 in rows whose scale is 0 and where x / scale is NaN. Not differentiable. Source: Dettmers et al. 2022, arXiv:2208.07339.
+    x: (..., cols) fp32, fp16 or bf16, any strides (leading dimensions that no view can join are copied). Returns int8
+    of x's shape, within -127 ... 127, and scale (...) in fp32. A row of zeros has scale 0, a row that holds NaN (Inf)
+    has scale NaN (Inf); int8 is 0 where x / scale is NaN and in rows whose scale is 0. For inference: an x that asks
+    for a gradient is refused. Source: Dettmers et al. 2022, arXiv:2208.07339.
 
     Raises:
         TypeError: x is not a tensor of these dtypes.

@@ -86,11 +86,10 @@ def _backward(
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
     # COLS is a constant because masks that fold away are registers that do not spill.
-    first = tl.program_id(0).to(tl.int64)
     col = tl.arange(0, BLOCK_COLS)[None, :]
     dweight = tl.zeros((BLOCK_ROWS, BLOCK_COLS), tl.float32)
-    for block in range(first, tl.cdiv(rows, BLOCK_ROWS), tl.num_programs(0)):
-        lane = block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    for block in range(tl.program_id(0), tl.cdiv(rows, BLOCK_ROWS), tl.num_programs(0)):
+        lane = block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS).to(tl.int64)
         rstd = tl.load(rstd_ptr + lane, mask=lane < rows, other=0.0)[:, None]
         row = lane[:, None]
         inside = (row < rows) & (col < COLS)
@@ -105,7 +104,8 @@ def _backward(
                 dx += tl.load(dh_ptr + row * row_strides[1] + col, mask=inside, other=0.0).to(tl.float32)
             tl.store(dx_ptr + row * COLS + col, dx.to(dx_ptr.dtype.element_ty), mask=inside)
     if partials_ptr is not None:
-        tl.store(partials_ptr + first * COLS + col, tl.sum(dweight, axis=0, keep_dims=True), mask=col < COLS)
+        partial_ptr = partials_ptr + tl.program_id(0).to(tl.int64) * COLS + col
+        tl.store(partial_ptr, tl.sum(dweight, axis=0, keep_dims=True), mask=col < COLS)
 
 
 @triton.jit

@@ -107,7 +107,7 @@ class _SwiGlu(torch.autograd.Function):
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """Return silu(gate) * up elementwise, in fp32 with one cast at the end.
 
-    gate, up: one shape (any, 0-d too), dtype (fp32, fp16 or bf16) and device, any strides; rows with neighbouring columns
+    gate, up: one shape (any, 0-d too), dtype (fp32, fp16 or bf16) and device, any strides; rows whose columns lie
     side by side are read where they are. Returns a contiguous tensor of that shape and dtype; differentiable in both.
     Source: Shazeer 2020, arXiv:2002.05202.
 

@@ -9,7 +9,13 @@ from reference.quantize_int8 import quantize_int8
 
 
 def int8_matmul(
-    a: Tensor, b: Tensor, a_scale: Tensor, b_scale: Tensor, *, bias: Tensor | None = None, out_dtype: torch.dtype = torch.bfloat16
+    a: Tensor,
+    b: Tensor,
+    a_scale: Tensor,
+    b_scale: Tensor,
+    *,
+    bias: Tensor | None = None,
+    out_dtype: torch.dtype = torch.bfloat16,
 ) -> Tensor:
     """(a @ b^T) * a_scale[:, None] * b_scale[None, :] + bias, the integer product exact.
 
@@ -25,8 +31,9 @@ def int8_matmul(
 def int8_linear(
     x: Tensor, weight_int8: Tensor, weight_scale: Tensor, *, threshold: float = 6.0, bias: Tensor | None = None
 ) -> Tensor:
-    """x @ w^T + bias with w = weight_int8 * weight_scale[:, None]; columns of x with any |x| >= threshold in x's dtype, the rest in int8.
+    """LLM.int8()'s x @ w^T + bias with w = weight_int8 * weight_scale[:, None].
 
+    Columns of x with any |x| >= threshold are multiplied in x's dtype, the rest, quantised by rows, in int8.
     x: (..., K); weight_int8: (N, K) int8; weight_scale: (N,); bias: (N,) or none. Returns (..., N) in x's dtype.
     Source: Dettmers et al. 2022, arXiv:2208.07339, section 3 (mixed-precision decomposition).
     """

@@ -1,1 +1,1 @@
-"""Tests of the house itself: the instrument, the reports, the architecture. Operators are tested by their declarations."""
+"""Tests of the house itself: instrument, reports, architecture. Operators are tested by their declarations."""

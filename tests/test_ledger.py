@@ -14,8 +14,9 @@ import torch
 
 from bench.core import child
 from bench.core.case import Case
-from bench.core.ledger import NEEDS_GPU, Ledger
+from bench.core.ledger import Ledger
 from bench.core.record import ROOT, Record, this_run
+from bench.core.registry import NEEDS_GPU
 from tests import toy
 
 
@@ -43,6 +44,9 @@ def test_measured_row_carries_samples_proof_memory_and_reason_to_stop(book: Ledg
     record = _records(book, "naive", "eager", mode=mode)["eager"]
     samples = book._samples[toy.Double, _case(mode).id, "eager"]
     assert record.status == "measured"
+    assert record.stop
+    assert record.proof
+    assert record.memory
     assert record.id == f"double/{mode}/seq_len512-fp32/eager"
     assert record.timer == "host"
     assert len(samples) == record.stop["rounds"] >= 6

@@ -1,4 +1,4 @@
-"""The proof catches what it must: planted mistakes of every operator, and cheats that no operator should get away with."""
+"""The proof catches what it must: planted mistakes of every operator, and cheats that none should get away with."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ import reference.quantize_int8
 import reference.rms_norm
 import reference.swiglu
 from bench.core.case import Inputs, Make, bf16, fp16, fp32
-from bench.core.proof import Disproved, poisoned, prove
+from bench.core.proof import Disproved, Proof, poisoned, prove
 from bench.core.trial import Trial
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -60,9 +60,9 @@ def _as_provider(function: Callable[..., Any]) -> Callable[..., Callable[[], Any
     return lambda **inputs: lambda: function(**inputs)
 
 
-def _prove(function: Callable[..., Any], reference_function: Callable[..., Any], inputs: Inputs, mode: str = "fwd") -> Any:
+def _prove(function: Callable[..., Any], oracle: Callable[..., Any], inputs: Inputs, mode: str = "fwd") -> Proof:
     with poisoned():
-        return Trial(_as_provider(function), inputs, mode).prove(reference_function)
+        return Trial(_as_provider(function), inputs, mode).prove(oracle)
 
 
 RIGHT = [
@@ -108,7 +108,7 @@ def _one_bad_row(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _small_error_everywhere(x: Tensor, weight: Tensor) -> Tensor:
-    return kernels.rms_norm.rms_norm(x, weight) * (1 + 3.2e-7)
+    return kernels.rms_norm.rms_norm(x, weight) + 6e-7
 
 
 def _computed_in_half(x: Tensor, weight: Tensor) -> Tensor:
@@ -233,14 +233,22 @@ class _WrongBackward(torch.autograd.Function):
         return grad * up * s * (1 + gate * (1 - s)), grad * gate
 
 
+def _wrong_backward(gate: Tensor, up: Tensor) -> Any:
+    return _WrongBackward.apply(gate, up)
+
+
+def _detached(gate: Tensor, up: Tensor) -> Tensor:
+    return (torch.nn.functional.silu(gate) * up).detach()
+
+
 def test_wrong_gradient_behind_a_right_answer_is_caught_by_name() -> None:
     with pytest.raises(Disproved, match="gradient of up, row"):
-        _prove(lambda gate, up: _WrongBackward.apply(gate, up), reference.swiglu.swiglu, _gates(), "bwd")
+        _prove(_wrong_backward, reference.swiglu.swiglu, _gates(), "bwd")
 
 
 def test_detached_answer_is_caught() -> None:
     with pytest.raises(Disproved, match="expected outputs that are differentiable"):
-        _prove(lambda gate, up: (torch.nn.functional.silu(gate) * up).detach(), reference.swiglu.swiglu, _gates(), "bwd")
+        _prove(_detached, reference.swiglu.swiglu, _gates(), "bwd")
 
 
 def test_integers_must_be_equal() -> None:

@@ -59,7 +59,7 @@ class Double(Operator):
     @peer(install="pip install nowhere-to-be-found")
     def missing(self, x: Tensor) -> Callable[[], Tensor]:
         """Not installed."""
-        import nowhere_to_be_found
+        import nowhere_to_be_found  # type: ignore[import-not-found]
 
         return lambda: nowhere_to_be_found.double(x)
 

@@ -52,8 +52,5 @@ def _on_cpu(call: Callable[[], Any]) -> Memory:
 
 def _bytes(result: Any) -> int:
     """The bytes of the distinct storages that hold a result."""
-    storages = {
-        value.untyped_storage().data_ptr(): value.untyped_storage().nbytes()
-        for value in outputs_of(result)
-    }
+    storages = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in outputs_of(result)}
     return sum(storages.values())

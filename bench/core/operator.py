@@ -120,19 +120,19 @@ class Operator:
 
     # Facts that declarations state. Their parameters are the axes of `sweep` and of `checks`.
 
-    def sizes(self, **axes: Any) -> Axes:
+    def sizes(self, *_: Any, **axes: Any) -> Axes:
         """The axes of `checks` for a point of the sweep."""
         raise NotImplementedError
 
-    def inputs(self, make: Make, **sizes: Any) -> Inputs:
+    def inputs(self, make: Make, *_: Any, **sizes: Any) -> Inputs:
         """The arguments of a case by name, tensors drawn from `make`."""
         raise NotImplementedError
 
-    def traffic(self, mode: str, **sizes: Any) -> int:
+    def traffic(self, mode: str, *_: Any, **sizes: Any) -> int:
         """The fewest bytes that can be moved: each input read once, each output written once."""
         raise NotImplementedError
 
-    def flops(self, mode: str, **sizes: Any) -> int:
+    def flops(self, mode: str, *_: Any, **sizes: Any) -> int:
         """The operations that the mathematics needs."""
         raise NotImplementedError
 

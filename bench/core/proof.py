@@ -76,8 +76,7 @@ def gradients(
     if not pairs or not leaves:
         raise Disproved("expected outputs that are differentiable in the inputs, got none that requires a gradient")
     outs, seeds = zip(*pairs, strict=True)
-    found = torch.autograd.grad(outs, leaves, seeds, retain_graph=retain, allow_unused=True)
-    return [torch.zeros_like(leaf) if grad is None else grad for leaf, grad in zip(leaves, found, strict=True)]
+    return list(torch.autograd.grad(outs, leaves, seeds, retain_graph=retain, materialize_grads=True))
 
 
 def evaluate(function: Function, inputs: Inputs, cotangents: Sequence[Tensor] | None) -> list[Tensor]:
