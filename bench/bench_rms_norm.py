@@ -40,8 +40,8 @@ class RmsNorm(Operator):
 
     entry = staticmethod(kernels.rms_norm.rms_norm)
     reference = staticmethod(reference.rms_norm.rms_norm)
-    # Borders of tiles, of what registers hold and of chunks; more rows than programs stride over them; no rows. With one
-    # column and a small eps, x cancels out of y, and its gradient is all rounding: eps is large there.
+    # Borders of tiles, of what registers hold and of chunks; more rows than programs stride over them; no rows. One
+    # column has a large eps: with a small one x cancels out of y, and its gradient is all rounding.
     checks = (
         grid(rows=[1, 37], cols=[1], dtype=[fp32, fp16, bf16], eps=[0.5])
         + grid(rows=[1, 37], cols=[127, 128, 1000], dtype=[fp32, fp16, bf16])

@@ -70,7 +70,7 @@ class SwiGlu(Operator):
 
         return lambda: LigerSiLUMulFunction.apply(gate, up)
 
-    @peer(install="pip install 'liger-kernel>=0.8.5'")
+    @peer(install="pip install liger-kernel")
     def liger_fused(self, gate: Tensor, up: Tensor) -> Callable[[], Tensor]:
         needs_cuda(gate)
         from liger_kernel.ops import LigerFusedGateUpSiLUMulFunction

@@ -85,12 +85,12 @@ def _backward(
     dy_ptr, dh_ptr, x_ptr, weight_ptr, rstd_ptr, dx_ptr, partials_ptr, row_strides, rows, COLS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    # COLS is a constant because masks that fold away are registers that do not spill.
+    # Masks take registers, which then spill: COLS is a constant, and rstd has no mask (rows past the end are 0 anyway).
     col = tl.arange(0, BLOCK_COLS)[None, :]
     dweight = tl.zeros((BLOCK_ROWS, BLOCK_COLS), tl.float32)
     for block in range(tl.program_id(0), tl.cdiv(rows, BLOCK_ROWS), tl.num_programs(0)):
         lane = block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS).to(tl.int64)
-        rstd = tl.load(rstd_ptr + lane, mask=lane < rows, other=0.0)[:, None]
+        rstd = tl.load(rstd_ptr + tl.minimum(lane, rows - 1))[:, None]
         row = lane[:, None]
         inside = (row < rows) & (col < COLS)
         dy = tl.load(dy_ptr + row * row_strides[0] + col, mask=inside, other=0.0).to(tl.float32)
@@ -98,7 +98,7 @@ def _backward(
         dweight += dy * (x * rstd)
         if dx_ptr is not None:
             dy *= tl.load(weight_ptr + col, mask=col < COLS, other=0.0).to(tl.float32)
-            slope = tl.sum(dy * (x * rstd), axis=1, keep_dims=True) / COLS * rstd
+            slope = tl.sum(dy * (x * rstd), axis=1, keep_dims=True) * (rstd / COLS)
             dx = (dy - x * slope) * rstd
             if dh_ptr is not None:
                 dx += tl.load(dh_ptr + row * row_strides[1] + col, mask=inside, other=0.0).to(tl.float32)
@@ -123,7 +123,7 @@ def _backward_wide(
                 x = tl.load(x_ptr + row * row_strides[2] + col, mask=col < cols, other=0.0).to(tl.float32)
                 dy *= tl.load(weight_ptr + col, mask=col < cols, other=0.0).to(tl.float32)
                 dots += dy * (x * rstd)
-        slope = tl.sum(dots, axis=0) / cols * rstd
+        slope = tl.sum(dots, axis=0) * (rstd / cols)
         # Between two rows a partial may pass from one thread of the program to another.
         tl.debug_barrier()
         for start in range(0, cols, BLOCK_COLS):

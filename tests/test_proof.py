@@ -187,7 +187,8 @@ def _mask_off_by(shift: int) -> Callable[..., Tensor]:
         k, v = k.repeat_interleave(2, 1), v.repeat_interleave(2, 1)
         visible = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device)
         visible = visible.tril(k.shape[2] - q.shape[2] + shift) if causal else visible
-        return (q @ k.mT * q.shape[-1] ** -0.5).masked_fill(~visible, float("-inf")).softmax(-1) @ v
+        weights: Tensor = (q @ k.mT * q.shape[-1] ** -0.5).masked_fill(~visible, float("-inf")).softmax(-1)
+        return weights @ v
 
     return attend
 
@@ -234,7 +235,7 @@ class _WrongBackward(torch.autograd.Function):
 
 
 def _wrong_backward(gate: Tensor, up: Tensor) -> Any:
-    return _WrongBackward.apply(gate, up)
+    return _WrongBackward.apply(gate, up)  # type: ignore[no-untyped-call]
 
 
 def _detached(gate: Tensor, up: Tensor) -> Tensor:

@@ -72,7 +72,8 @@ def test_bimodal_samples_are_kept_as_they_are() -> None:
     [({"cap_s": 0.05, "max_rounds": 10**6}, "time cap"), ({"cap_s": 60.0, "max_rounds": 20}, "round cap")],
 )
 def test_noise_that_does_not_settle_ends_at_the_cap_and_says_so(limits: dict[str, float], reason: str) -> None:
-    results = race({"a": lambda: 1.0}, clock=SimulatedClock(noise=0.3), precision=1e-4, **limits)  # type: ignore[arg-type]
+    noisy = SimulatedClock(noise=0.3)
+    results = race({"a": lambda: 1.0}, clock=noisy, precision=1e-4, **limits)  # type: ignore[arg-type]
     assert results["a"].stopped == reason
     assert results["a"].half_width > 1e-4
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -95,19 +95,23 @@ class EventClock:
 
 
 class GraphClock:
-    """Device time per call inside a captured graph that rotates through several sets of inputs.
+    """Device time per call inside captured graphs, each rotating through several sets of inputs.
 
-    rotation: for a thunk to be timed, the thunks of the same provider over all sets of inputs.
+    Capture first, then race: `race(clock.thunks, clock=clock)`.
     """
 
     primary = "graph"
 
-    def __init__(self, rotation: Mapping[Thunk, Sequence[Thunk]]) -> None:
-        self._rotation = rotation
+    def __init__(self) -> None:
+        self.thunks: dict[str, Thunk] = {}
+        self._laps: dict[Thunk, Lap] = {}
 
-    def lap(self, thunk: Thunk) -> Lap:
-        """Capture at least `GRAPH_CALLS` calls and time replays of the graph."""
-        thunks = self._rotation[thunk]
+    def __bool__(self) -> bool:
+        """Whether anything was captured."""
+        return bool(self.thunks)
+
+    def capture(self, name: str, thunks: Sequence[Thunk]) -> None:
+        """Capture at least `GRAPH_CALLS` calls of one runner, whose thunks are those of its sets of inputs."""
         for each in thunks:
             each()
         calls = max(GRAPH_CALLS, len(thunks))
@@ -124,7 +128,13 @@ class GraphClock:
             end.synchronize()
             return {"graph": start.elapsed_time(end) * 1e-3 / calls}
 
-        return Lap(replay, calls)
+        self.thunks[name] = replay
+        self._laps[replay] = Lap(replay, calls)
+
+    def lap(self, thunk: Thunk) -> Lap:
+        """The captured graph, warmed up."""
+        warm_up(thunk)
+        return self._laps[thunk]
 
 
 def warm_up(thunk: Thunk) -> float:

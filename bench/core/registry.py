@@ -59,5 +59,5 @@ def _try(operator: type[Operator], name: str, case: Case, inputs: dict[str, obje
     except ImportError as error:
         return Availability(name, role, False, str(error), install)
     except Unsupported as obstacle:
-        return Availability(name, role, False, str(obstacle), obstacle.remedy)
+        return Availability(name, role, False, str(obstacle), obstacle.remedy or install)
     return Availability(name, role, True)

@@ -33,7 +33,8 @@ class Trial:
         self.mode = mode
         self.inputs = differentiable(inputs) if mode == "bwd" else inputs
         self.leaves = [self.inputs[name] for name in floating(self.inputs)] if mode == "bwd" else []
-        self._thunk = provider(**self.inputs)
+        with torch.set_grad_enabled(mode == "bwd"):
+            self._thunk = provider(**self.inputs)
         self._cotangents: list[Tensor] = []
 
     def once(self) -> list[Tensor]:

@@ -116,7 +116,7 @@ def serve(request: Request) -> Iterator[Message]:
             def on_turn(name: str) -> None:
                 flight[0] = turns[name]
 
-            yield from _race(operator, runners, inputs, device, request.cap_s * len(runners), on_turn)
+            yield from _race(operator, case, runners, device, request.cap_s * len(runners), on_turn)
 
 
 def find(module: str, qualname: str, profile: str, case_id: str) -> tuple[Operator, Case]:
@@ -147,55 +147,48 @@ def _prepare(
 
 def _race(
     operator: Operator,
+    case: Case,
     runners: dict[str, Trial],
-    inputs: Inputs,
     device: torch.device,
     cap_s: float,
     on_turn: Callable[[str], None],
 ) -> Iterator[Message]:
-    """Race all runners; on a GPU, race those too short for events once more inside graphs."""
+    """Race all runners; where the fastest is too short for events, race them all once more inside graphs."""
     clock: Clock = EventClock(device) if device.type == "cuda" else HostClock()
     with torch.no_grad():
+        thunks = {name: trial.timed() for name, trial in runners.items()}
         began = time.perf_counter()
-        results = race(
-            {name: trial.timed() for name, trial in runners.items()}, clock=clock, cap_s=cap_s, on_turn=on_turn
-        )
+        results = race(thunks, clock=clock, cap_s=cap_s, on_turn=on_turn)
         wall_s = time.perf_counter() - began
         notes = dict.fromkeys(results, "")
-        if device.type == "cuda":
-            short = [
-                name
-                for name, result in results.items()
-                if result.median < GRAPH_BELOW_S and runners[name].mode == "fwd"
-            ]
-            for name in short:
-                on_turn(name)
-                try:
-                    _add_graph(results[name], operator, name, runners[name], inputs, device, cap_s / len(runners))
-                except Exception as error:  # noqa: BLE001 - not captured: it keeps its device time, and says so
-                    notes[name] = f"no graph time: {_told(error)}"
+        fastest = min(result.median for result in results.values())
+        if device.type == "cuda" and case.mode == "fwd" and fastest < GRAPH_BELOW_S:
+            graphs, notes = _captured(operator, case, thunks, device)
+            for name, timed in (
+                race(graphs.thunks, clock=graphs, cap_s=cap_s, on_turn=on_turn).items() if graphs else ()
+            ):
+                timed.samples_s |= results[name].samples_s
+                results[name] = timed
     for name, result in results.items():
         yield Timed(name, result, notes[name])
     yield Raced(wall_s, sum(result.spent_s for result in results.values()))
 
 
-def _add_graph(
-    result: Result, operator: Operator, name: str, trial: Trial, inputs: Inputs, device: torch.device, cap_s: float
-) -> None:
-    """Time a short runner inside a graph as well; the graph's samples become its primary ones."""
-    tensors = [value for value in inputs.values() if isinstance(value, torch.Tensor)]
-    count = rotations(sum(value.nbytes for value in tensors), torch.cuda.get_device_properties(device).L2_cache_size)
-    copies = [
-        {key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in inputs.items()}
-        for _ in range(count - 1)
-    ]
-    thunks: list[Thunk] = [
-        trial.timed(),
-        *(Trial(operator.provider(name), copy, trial.mode).timed() for copy in copies),
-    ]
-    timed = race({name: thunks[0]}, clock=GraphClock({thunks[0]: thunks}), cap_s=cap_s)[name]
-    result.samples_s |= timed.samples_s
-    result.primary, result.calls, result.stopped = timed.primary, timed.calls, timed.stopped
+def _captured(
+    operator: Operator, case: Case, thunks: dict[str, Thunk], device: torch.device
+) -> tuple[GraphClock, dict[str, str]]:
+    """Capture every runner over inputs that rotate; says of each that cannot be captured why not."""
+    first = operator.inputs(Make(device), **case.sizes)
+    input_bytes = sum(value.nbytes for value in first.values() if isinstance(value, torch.Tensor))
+    count = rotations(input_bytes, torch.cuda.get_device_properties(device).L2_cache_size)
+    others = [operator.inputs(Make(device, seed=seed), **case.sizes) for seed in range(1, count)]
+    graphs, notes = GraphClock(), dict.fromkeys(thunks, "")
+    for name, thunk in thunks.items():
+        try:
+            graphs.capture(name, [thunk, *(Trial(operator.provider(name), each, case.mode).timed() for each in others)])
+        except Exception as error:  # noqa: BLE001 - it keeps its device time, and its row says so
+            notes[name] = f"no graph time: {_told(error)}"
+    return graphs, notes
 
 
 def _absent(operator: Operator, name: str, obstacle: Exception) -> Out:
@@ -207,7 +200,7 @@ def _absent(operator: Operator, name: str, obstacle: Exception) -> Out:
         if provider.role != "peer":
             return Out(name, "failed", _told(obstacle))
         return Out(name, "absent", str(obstacle), provider.install)
-    return Out(name, "absent", str(obstacle), getattr(obstacle, "remedy", ""))
+    return Out(name, "absent", str(obstacle), getattr(obstacle, "remedy", "") or provider.install)
 
 
 def _told(error: Exception) -> str:

@@ -1,0 +1,1 @@
+"""Results files in, tables and pages out. Reads files only: no torch, no kernel, no GPU."""
