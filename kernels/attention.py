@@ -78,7 +78,7 @@ def _put(x_ptr, x, start, rows, WIDTH: tl.constexpr):
 
 @triton.jit
 def _walk(k_ptr, v_ptr, strides, sizes, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """This program's queries, their keys, the last key that each row sees, where whole tiles of keys and all keys end."""
+    """This program's queries, their keys, the last key that each row sees, where whole tiles and all keys end."""
     batches, kv_heads, group, q_len, k_len, shift, together = sizes
     tiles = tl.cdiv(q_len, BLOCK_M)
     tile, head = _place(tiles, batches * kv_heads * group, together)
@@ -360,14 +360,14 @@ def _check(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float | None) -
 def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, scale: float | None = None) -> Tensor:
     """softmax(q k^T * scale) v, differentiable in q, k and v; deterministic. FlashAttention-2 (arXiv:2307.08691).
 
-    q (B, Hq, Nq, D), k (B, Hkv, Nk, D), v (B, Hkv, Nk, Dv) -> (B, Hq, Nq, Dv), contiguous; float32, float16 or bfloat16,
-    of any strides. D and Dv from 1 to 256; B, Nq and Nk may be 0; Hq is a multiple of Hkv, and query head h attends to
-    key head h // (Hq / Hkv). With `causal`, query i sees the keys j <= i + Nk - Nq; a row that sees none is zero, and so
-    are its gradients. `scale` is any number that is finite in float32, D^-0.5 by default.
+    q (B, Hq, Nq, D), k (B, Hkv, Nk, D), v (B, Hkv, Nk, Dv) -> (B, Hq, Nq, Dv), contiguous; float32, float16 or
+    bfloat16, of any strides. D and Dv from 1 to 256; B, Nq and Nk may be 0; Hq is a multiple of Hkv, and query head h
+    attends to key head h // (Hq / Hkv). With `causal`, query i sees the keys j <= i + Nk - Nq; a row that sees none is
+    zero, and so are its gradients. `scale` is any number that is finite in float32, D^-0.5 by default.
 
     Raises:
         TypeError: an argument is of the wrong type or dtype.
-        ValueError: shapes that do not go together, a head dimension above 256, an infinite scale, or an unreachable device.
+        ValueError: shapes that do not go together, a head dimension above 256, an infinite scale, another device.
     """
     _check(q, k, v, causal, scale)
     return _Attention.apply(q, k, v, causal, q.shape[3] ** -0.5 if scale is None else float(scale))

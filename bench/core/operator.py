@@ -161,8 +161,10 @@ class Operator:
         """`torch.compile` of the reference."""
         if not any(isinstance(value, Tensor) and value.is_cuda for value in inputs.values()):
             needs_cpp_compiler()
+        from torch._functorch import config
+
         # A backward that is timed runs more than once, so its compiled form may not consume what the forward saved.
-        with torch._functorch.config.patch(donated_buffer=False):
+        with config.patch(donated_buffer=False):
             compiled = torch.compile(type(self).reference, dynamic=False)
             compiled(**inputs)
         return lambda: compiled(**inputs)

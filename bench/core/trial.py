@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bench.core.case import Inputs, Make
 from bench.core.proof import (
+    BITS,
     Disproved,
     Function,
     Proof,
@@ -109,9 +110,8 @@ class Trial:
 
 def fingerprint(inputs: Inputs) -> list[int]:
     """A checksum of the bits of every tensor."""
-    widths = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     return [
-        int(value.detach().reshape(-1).view(widths[value.element_size()]).sum(dtype=torch.int64))
+        int(value.detach().reshape(-1).view(BITS[value.element_size()]).sum(dtype=torch.int64))
         for value in inputs.values()
         if isinstance(value, Tensor)
     ]
