@@ -78,10 +78,26 @@ def test_forward_only_peer_is_absent_from_the_backward(book: Ledger) -> None:
     assert (record.status, record.reason) == ("absent", "has no backward")
 
 
-@pytest.mark.parametrize("culprit", ["crashing", "crashing_late"])
-def test_crash_costs_only_the_row_that_crashed(book: Ledger, culprit: str) -> None:
+def test_declaration_that_raises_fails_every_row_of_its_case_with_the_reason(book: Ledger) -> None:
+    case = next(case for case in toy.Double.sweep_cases("smoke") if case.sizes["n"] == 1024)
+    book.planned[toy.Double, case.id] = ["naive", "eager"]
+    for name in ("naive", "eager"):
+        record = book.record(toy.Double, case, name)
+        assert (record.status, record.reason) == ("failed", "RuntimeError: planted error in the declaration")
+    assert _records(book, "eager")["eager"].status == "measured"
+
+
+@pytest.mark.parametrize(
+    ("culprit", "reason"),
+    [
+        ("crashing", "crashed with SIGSEGV"),
+        ("crashing_late", "crashed with SIGSEGV"),
+        ("raising_late", "RuntimeError: planted late"),
+    ],
+)
+def test_crash_costs_only_the_row_that_crashed(book: Ledger, culprit: str, reason: str) -> None:
     records = _records(book, "naive", culprit, "eager")
-    assert (records[culprit].status, records[culprit].reason) == ("failed", "crashed with SIGSEGV")
+    assert (records[culprit].status, records[culprit].reason) == ("failed", reason)
     assert records["naive"].status == records["eager"].status == "measured"
 
 

@@ -35,7 +35,9 @@ class Double(Operator):
         return {"n": seq_len, "dtype": dtype}
 
     def inputs(self, make: Make, n: int, dtype: torch.dtype) -> Inputs:
-        """n rows of 256."""
+        """n rows of 256; none can be made of 1024."""
+        if n == 1024:
+            raise RuntimeError("planted error in the declaration")
         return {"x": make.normal(n, 256, dtype=dtype)}
 
     def traffic(self, mode: str, n: int, dtype: torch.dtype) -> int:
@@ -107,6 +109,18 @@ class Double(Operator):
             return x * 2
 
         return crash
+
+    @peer()
+    def raising_late(self, x: Tensor) -> Callable[[], Tensor]:
+        """Raises in the middle of the race."""
+        calls = iter(range(10**9))
+
+        def fail() -> Tensor:
+            if next(calls) > 20:
+                raise RuntimeError("planted late")
+            return x * 2
+
+        return fail
 
     @peer()
     def hanging(self, x: Tensor) -> Callable[[], Tensor]:

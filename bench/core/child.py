@@ -20,6 +20,10 @@ class ChildDied(Exception):  # noqa: N818 - it reads as what happened
     """The child ended, or was ended because it stalled, before it had answered. The next question goes to a new one."""
 
 
+class ChildFailed(Exception):  # noqa: N818 - as above
+    """An error inside the child, which lives on; its traceback there is in the notes."""
+
+
 class Child:
     """Runs `serve(request) -> messages` in a fresh interpreter (spawned, so that no CUDA context is shared).
 
@@ -35,7 +39,7 @@ class Child:
     def ask(self, request: Any, stall_s: float = STALL_S) -> Iterator[Any]:
         """The child's messages in answer. Raises `ChildDied` if it ends or says nothing for `stall_s` seconds.
 
-        An exception inside `serve` is raised here, with the child's traceback in its notes; the child lives on.
+        An error inside `serve` is raised here as `ChildFailed`.
         """
         pipe = self._started()
         pipe.send(request)
@@ -120,6 +124,6 @@ def _answer(serve: Serve, pipe: Connection) -> None:
 
 def _portable(error: Exception) -> Exception:
     """An exception that survives the way to the parent, with its traceback as a note."""
-    told = RuntimeError(f"{type(error).__name__}: {error}")
+    told = ChildFailed(f"{type(error).__name__}: {error}")
     told.add_note("".join(traceback.format_exception(error)))
     return told

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from bench.core.case import Case, plain
-from bench.core.child import Child, ChildDied
+from bench.core.child import Child, ChildDied, ChildFailed
 from bench.core.operator import Operator
 from bench.core.record import Record, Run
 from bench.core.registry import NEEDS_GPU
@@ -78,7 +78,7 @@ class Ledger:
         self._child.stop()
 
     def _clock(self, operator: type[Operator], case: Case, wanted: list[str]) -> None:
-        """Clock a case. A provider that ends the child is out; the others start again in a new child."""
+        """Clock a case. A provider that breaks the race is out, and the others start again."""
         providers = [name for name in wanted if not self._needs_gpu(operator, case, name)]
         with tempfile.NamedTemporaryFile() as flight:
             while providers:
@@ -88,11 +88,11 @@ class Ledger:
                     for message in self._child.ask(self._request(operator, case, providers, flight.name)):
                         begun = self._take(operator, case, message) or begun
                     break
-                except ChildDied as death:
+                except (ChildDied, ChildFailed) as end:
                     turn = Path(flight.name).read_bytes()[0]
                     culprit = begun.provider or (providers[turn] if turn < len(providers) else "")
                     for name in [culprit] if culprit else providers:
-                        self._take(operator, case, Out(name, "failed", str(death)))
+                        self._take(operator, case, Out(name, "failed", str(end)))
                 providers = [name for name in providers if (operator, case.id, name) not in self._records]
 
     def _needs_gpu(self, operator: type[Operator], case: Case, provider: str) -> bool:

@@ -164,9 +164,8 @@ class Operator:
         from torch._functorch import config
 
         # A backward that is timed runs more than once, so its compiled form may not consume what the forward saved.
-        with config.patch(donated_buffer=False):
-            compiled = torch.compile(type(self).reference, dynamic=False)
-            compiled(**inputs)
+        config.donated_buffer = False
+        compiled = torch.compile(type(self).reference, dynamic=False)
         return lambda: compiled(**inputs)
 
     # What the instrument asks of an operator.
