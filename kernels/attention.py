@@ -319,23 +319,28 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, do: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, o, lse = ctx.saved_tensors
         needs = ctx.needs_input_grad[:3]
-        dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
         if not o.numel() or not k.shape[2]:
-            dq, dk, dv = dq.zero_(), dk.zero_(), dv.zero_()
-        else:
-            batch, num_heads, q_len, v_dim = o.shape
-            delta = torch.empty_like(lse)
-            with device_of(q):
-                _delta_kernel[(batch * num_heads * triton.cdiv(q_len, 32),)](
-                    o, do, delta, do.stride(), (batch * num_heads, num_heads, q_len), V_HEAD_DIM=v_dim, BLOCK_M=32
-                )
-            shared = (q, k, v, do, lse, delta)
-            strides = (q.stride(), k.stride(), v.stride(), do.stride())
-            if needs[1] or needs[2]:
-                _run(KEY, (*shared, (dk, dv)), strides, ctx.causal, ctx.scale)
-            if needs[0]:
-                _run(QUERY, (*shared, dq), strides, ctx.causal, ctx.scale)
-        return *(grad if need else None for grad, need in zip((dq, dk, dv), needs, strict=True)), None, None
+            return (
+                *(torch.zeros_like(x) if need else None for x, need in zip((q, k, v), needs, strict=True)),
+                None,
+                None,
+            )
+        batch, num_heads, q_len, v_dim = o.shape
+        dq = dk = dv = None
+        delta = torch.empty_like(lse)
+        with device_of(q):
+            _delta_kernel[(batch * num_heads * triton.cdiv(q_len, 32),)](
+                o, do, delta, do.stride(), (batch * num_heads, num_heads, q_len), V_HEAD_DIM=v_dim, BLOCK_M=32
+            )
+        inputs = (q, k, v, do, lse, delta)
+        strides = (q.stride(), k.stride(), v.stride(), do.stride())
+        if needs[1] or needs[2]:
+            dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (k, v))
+            _run(KEY, (*inputs, (dk, dv)), strides, ctx.causal, ctx.scale)
+        if needs[0]:
+            dq = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+            _run(QUERY, (*inputs, dq), strides, ctx.causal, ctx.scale)
+        return dq, dk if needs[1] else None, dv if needs[2] else None, None, None
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float | None) -> None:

@@ -23,7 +23,7 @@ import reference.quantize_int8
 import reference.rms_norm
 import reference.swiglu
 from bench.core.case import Inputs, Make, bf16, fp16, fp32
-from bench.core.proof import Disproved, Proof, poisoned, prove
+from bench.core.proof import Disproved, Proof, poisoned, yardsticks
 from bench.core.trial import Trial
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -62,7 +62,7 @@ def _as_provider(function: Callable[..., Any]) -> Callable[..., Callable[[], Any
 
 def _prove(function: Callable[..., Any], oracle: Callable[..., Any], inputs: Inputs, mode: str = "fwd") -> Proof:
     with poisoned():
-        return Trial(_as_provider(function), inputs, mode).prove(oracle)
+        return Trial(_as_provider(function), inputs, mode).prove(yardsticks(oracle, inputs, mode))
 
 
 RIGHT = [
@@ -153,10 +153,10 @@ def test_stale_output_is_caught() -> None:
 
     inputs = _rows()
     trial = Trial(_as_provider(stale), inputs, "fwd")
-    trial.prove(reference.rms_norm.rms_norm)
+    trial.prove(yardsticks(reference.rms_norm.rms_norm, inputs, "fwd"))
     inputs["x"].copy_(Make(DEVICE, seed=5).normal(37, 127, dtype=fp32))
     with pytest.raises(Disproved, match="expected an error"):
-        trial.prove(reference.rms_norm.rms_norm)
+        trial.prove(yardsticks(reference.rms_norm.rms_norm, inputs, "fwd"))
 
 
 def _dropped_scale(a: Tensor, b: Tensor, a_scale: Tensor, b_scale: Tensor, out_dtype: torch.dtype) -> Tensor:
@@ -288,4 +288,4 @@ def test_poison_fills_what_nobody_writes_and_goes_away() -> None:
 def test_number_of_outputs_counts() -> None:
     inputs = _rows()
     with pytest.raises(Disproved, match="expected 1 outputs, got 2"):
-        prove([inputs["x"], inputs["x"]], reference.rms_norm.rms_norm, inputs, None)
+        yardsticks(reference.rms_norm.rms_norm, inputs, "fwd")[0].judge([inputs["x"], inputs["x"]])

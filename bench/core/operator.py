@@ -10,7 +10,7 @@ import inspect
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from sysconfig import get_paths
@@ -34,7 +34,18 @@ from bench.core.case import (
 )
 from bench.core.compile import compile_for
 from bench.core.hazards import HAZARDS, MISTAKES
-from bench.core.proof import Function, Sample, differentiable, floating, outputs_of, poisoned, prove, widened
+from bench.core.proof import (
+    Function,
+    Sample,
+    Yardstick,
+    detached,
+    differentiable,
+    floating,
+    outputs_of,
+    poisoned,
+    widened,
+    yardsticks,
+)
 from bench.core.replay import REPLAY
 from bench.core.trial import Trial
 
@@ -203,6 +214,10 @@ class Operator:
         inputs = self.inputs(Make(device), **case.sizes) | changed
         return Trial(self.provider(provider), inputs, case.mode)
 
+    def yardsticks(self, inputs: Inputs, mode: str, samples: Sequence[Sample] = ()) -> list[Yardstick]:
+        """What answers on these inputs, or on samples of them, are held against."""
+        return yardsticks(type(self).reference, detached(inputs), mode, samples)
+
     def provider(self, name: str) -> Callable[..., Callable[[], Any]]:
         """A provider by name, as a function of the inputs that returns its thunk."""
         prepare = self.providers()[name].prepare
@@ -212,14 +227,15 @@ class Operator:
 
     def test_agrees(self, case: Case, provider: str, device: torch.device) -> None:
         """Our kernel agrees with the float64 oracle, forward and backward."""
+        trial = self.trial(provider, case, device)
         with poisoned():
-            self.trial(provider, case, device).prove(type(self).reference)
+            trial.prove(self.yardsticks(trial.inputs, case.mode))
 
     def test_withstands(self, hazard: str, mode: str, provider: str, device: torch.device) -> None:
         """Our kernel agrees on hostile inputs too."""
         for inputs in HAZARDS[hazard].variants(self.inputs(Make(device), **self.hostile)):
             with poisoned():
-                Trial(self.provider(provider), inputs, mode).prove(type(self).reference)
+                Trial(self.provider(provider), inputs, mode).prove(self.yardsticks(inputs, mode))
 
     def test_repeats(self, mode: str, provider: str, device: torch.device) -> None:
         """The same inputs give the same bits; new values in the same memory give the new answer, not the old one."""
@@ -232,7 +248,7 @@ class Operator:
             if isinstance(fresh, Tensor):
                 inputs[name].copy_(fresh)
         with poisoned():
-            trial.prove(type(self).reference)
+            trial.prove(self.yardsticks(inputs, mode))
 
     def test_refuses(self, argument: str, mistake: str, device: torch.device) -> None:
         """A wrong argument raises an error that names it, and nothing crashes inside a kernel."""
@@ -249,7 +265,8 @@ class Operator:
             named = re.match(rf"({'|'.join(known)}): expected .*, got ", str(error))
             assert named, f"expected an argument's name, got {error}"  # noqa: PT017
         else:
-            prove(outputs_of(got), type(self).reference, inputs | {argument: wrong}, None)
+            (yardstick,) = self.yardsticks(inputs | {argument: wrong}, "fwd")
+            yardstick.judge(outputs_of(got))
 
     def test_differentiates(self) -> None:
         """The reference's gradients are those of finite differences, in float64."""
@@ -268,7 +285,7 @@ class Operator:
         assert self.vast is not None
         try:
             trial = self.trial(provider, Case(self.vast, self.vast, mode), device)
-            trial.prove(type(self).reference, self.samples(trial.inputs))
+            trial.prove(self.yardsticks(trial.inputs, mode, self.samples(trial.inputs)))
         except torch.OutOfMemoryError as error:
             pytest.skip(f"needs more device memory: {error}")
 

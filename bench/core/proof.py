@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.core.case import Inputs
+from bench.core.case import Inputs, Make
 
 ROW_MULTIPLE = 4.0
 NORM_MULTIPLE = 2.0
@@ -67,6 +67,11 @@ def differentiable(inputs: Inputs) -> Inputs:
     """The same inputs as leaves of a new graph; storage and strides are shared."""
     names = floating(inputs)
     return {name: value.detach().requires_grad_() if name in names else value for name, value in inputs.items()}
+
+
+def detached(inputs: Inputs) -> Inputs:
+    """The same inputs outside of any graph."""
+    return {name: value.detach() if isinstance(value, Tensor) else value for name, value in inputs.items()}
 
 
 def gradients(
@@ -126,28 +131,68 @@ def poisoned() -> Iterator[None]:
             torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
-def prove(
-    got: Sequence[Tensor], reference: Function, inputs: Inputs, cotangents: Sequence[Tensor] | None, rows: str = "all"
-) -> Proof:
-    """Hold `got` (outputs, then gradients where cotangents are given) against `reference` on the same `inputs`.
+@dataclass(frozen=True)
+class Yardstick:
+    """What every provider's answer to a case (or to a sample of it) is held against.
 
-    Raises `Disproved`, naming the output, the row, the error and the budget; returns the tightest bound otherwise.
+    oracle: the exact outputs, then, in mode `bwd`, the gradients; own: the reference's in the working dtype; allowed:
+    the error that each entry may have for data's sake; cotangents: those behind the gradients.
     """
-    oracle = _exactly(reference, inputs, cotangents)
-    if len(got) != len(oracle):
-        raise Disproved(f"expected {len(oracle)} outputs, got {len(got)}")
-    own = evaluate(reference, inputs, cotangents)
-    allowed = [(answer.double() - exact).abs() for answer, exact in zip(own, oracle, strict=True)]
+
+    names: list[str]
+    oracle: list[Tensor]
+    own: list[Tensor]
+    allowed: list[Tensor]
+    cotangents: list[Tensor]
+    sample: Sample | None = None
+    rows: str = "all"
+
+    def judge(self, got: Sequence[Tensor]) -> Proof:
+        """The tightest bound that an answer keeps. Raises `Disproved`, naming output, row, error and budget."""
+        if len(got) != len(self.oracle):
+            raise Disproved(f"expected {len(self.oracle)} outputs, got {len(got)}")
+        answers = zip(self.names, got, self.oracle, self.own, self.allowed, strict=True)
+        return max((_judge(*answer, self.rows) for answer in answers), key=lambda proof: proof.used)
+
+
+def yardsticks(reference: Function, inputs: Inputs, mode: str, samples: Sequence[Sample] = ()) -> list[Yardstick]:
+    """The yardstick of a case, or those of its samples."""
+    if not samples:
+        return [_yardstick(reference, inputs, mode)]
+    return [_yardstick(reference, part_of(inputs, sample), mode, sample) for sample in samples]
+
+
+def part_of(inputs: Inputs, sample: Sample) -> Inputs:
+    """The inputs that a sample needs."""
+    return {name: value[sample.views[name]] if name in sample.views else value for name, value in inputs.items()}
+
+
+def draw_cotangents(outputs: Sequence[Tensor]) -> list[Tensor]:
+    """Random cotangents, one for each output; the same ones whenever the outputs are shaped alike."""
+    return [Make(out.device, seed=2 + i).normal(*out.shape, dtype=out.dtype) for i, out in enumerate(outputs)]
+
+
+def _yardstick(reference: Function, inputs: Inputs, mode: str, sample: Sample | None = None) -> Yardstick:
+    outputs = evaluate(reference, inputs, None)
+    cotangents = draw_cotangents(outputs) if mode == "bwd" else None
+    oracle, own = _exactly(reference, inputs, cotangents), evaluate(reference, inputs, cotangents)
     near_inputs, near_cotangents = _neighbour(inputs, cotangents)
     near = evaluate(reference, near_inputs, near_cotangents)
     near_oracle = _exactly(reference, near_inputs, near_cotangents)
-    for i, (answer, exact) in enumerate(zip(near, near_oracle, strict=True)):
-        allowed[i] = torch.maximum(allowed[i], (answer.double() - exact).abs())
-        allowed[i] = torch.maximum(allowed[i], (exact.double() - oracle[i]).abs() / 2)
-    grads = floating(inputs) if cotangents is not None else []
-    names = [f"output {i}" for i in range(len(oracle) - len(grads))] + [f"gradient of {name}" for name in grads]
-    proofs = [_judge(*item, rows) for item in zip(names, got, oracle, own, allowed, strict=True)]
-    return max(proofs, key=lambda proof: proof.used)
+    errors = [
+        torch.stack(
+            [
+                (mine.double() - exact).abs(),
+                (near_mine.double() - near_exact).abs(),
+                (near_exact.double() - exact).abs() / 2,
+            ]
+        )
+        for mine, exact, near_mine, near_exact in zip(own, oracle, near, near_oracle, strict=True)
+    ]
+    names = [f"output {i}" for i in range(len(outputs))]
+    names += [f"gradient of {name}" for name in floating(inputs)] if mode == "bwd" else []
+    rows = f"{outputs[0].numel() // max(1, outputs[0].shape[-1])} sampled" if sample else "all"
+    return Yardstick(names, oracle, own, [error.amax(0) for error in errors], cotangents or [], sample, rows)
 
 
 def _exactly(reference: Function, inputs: Inputs, cotangents: Sequence[Tensor] | None) -> list[Tensor]:

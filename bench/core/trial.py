@@ -8,18 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.core.case import Inputs, Make
+from bench.core.case import Inputs
 from bench.core.proof import (
     BITS,
     Disproved,
-    Function,
     Proof,
-    Sample,
+    Yardstick,
     differentiable,
+    draw_cotangents,
     floating,
     gradients,
     outputs_of,
-    prove,
+    part_of,
 )
 
 
@@ -53,15 +53,11 @@ class Trial:
         seeds = self._seeds(outputs)
         return lambda: torch.autograd.grad(outputs, self.leaves, seeds, retain_graph=True, allow_unused=True)
 
-    def prove(self, reference: Function, samples: Sequence[Sample] = ()) -> Proof:
-        """Run once and hold the answer, or samples of it, against the reference. Inputs must stay as they were."""
+    def prove(self, yardsticks: Sequence[Yardstick]) -> Proof:
+        """Run once and hold the answer against the yardsticks of these inputs, which must stay as they were."""
         before = fingerprint(self.inputs)
         outputs = self._forward()
-        if not samples:
-            self._cotangents = self._draw(outputs) if self.mode == "bwd" else []
-            proofs = [self._prove_all(reference, outputs)]
-        else:
-            proofs = [self._prove_sample(reference, outputs, sample) for sample in samples]
+        proofs = [yardstick.judge(self._answer(outputs, yardstick)) for yardstick in yardsticks]
         if fingerprint(self.inputs) != before:
             raise Disproved("expected inputs that stay as they were, got a run that changed them")
         return max(proofs, key=lambda proof: proof.used)
@@ -70,42 +66,25 @@ class Trial:
         with torch.set_grad_enabled(self.mode == "bwd"):
             return outputs_of(self._thunk())
 
-    def _draw(self, outputs: Sequence[Tensor]) -> list[Tensor]:
-        """Random cotangents, one for each output."""
-        return [Make(out.device, seed=2 + i).normal(*out.shape, dtype=out.dtype) for i, out in enumerate(outputs)]
-
     def _seeds(self, outputs: Sequence[Tensor]) -> list[Tensor]:
         if not self._cotangents:
-            self._cotangents = self._draw(outputs)
+            self._cotangents = draw_cotangents(outputs)
         return self._cotangents
 
-    def _prove_all(self, reference: Function, outputs: Sequence[Tensor]) -> Proof:
+    def _answer(self, outputs: Sequence[Tensor], yardstick: Yardstick) -> list[Tensor]:
+        """What a yardstick measures. Outside of a sample cotangents are zero: shared gradients depend on it alone."""
+        sample, seeds = yardstick.sample, yardstick.cotangents
+        if sample is None:
+            answer = [out.detach() for out in outputs]
+            return answer + (gradients(outputs, self.leaves, seeds) if self.mode == "bwd" else [])
+        answer = [out.detach()[sample.outputs] for out in outputs]
         if self.mode == "fwd":
-            return prove(outputs, reference, self.inputs, None)
-        grads = gradients(outputs, self.leaves, self._cotangents)
-        return prove([*(out.detach() for out in outputs), *grads], reference, self._detached(), self._cotangents)
-
-    def _prove_sample(self, reference: Function, outputs: Sequence[Tensor], sample: Sample) -> Proof:
-        """Prove the sampled rows. Cotangents are zero outside of them: shared gradients depend on them alone."""
-        got = [out.detach()[sample.outputs] for out in outputs]
-        rows = f"{got[0].numel() // max(1, got[0].shape[-1])} of {outputs[0].numel() // max(1, outputs[0].shape[-1])}"
-        part = {
-            name: value[sample.views[name]] if name in sample.views else value
-            for name, value in self._detached().items()
-        }
-        if self.mode == "fwd":
-            return prove(got, reference, part, None, rows)
-        seeds = self._draw(got)
+            return answer
         whole = [torch.zeros_like(out) for out in outputs]
         for zeros, seed in zip(whole, seeds, strict=True):
             zeros[sample.outputs] = seed
-        grads = gradients(outputs, self.leaves, whole, retain=True)
-        for name, grad in zip(floating(self.inputs), grads, strict=True):
-            got.append(grad[sample.views[name]] if name in sample.views else grad)
-        return prove(got, reference, part, seeds, rows)
-
-    def _detached(self) -> Inputs:
-        return {name: value.detach() if isinstance(value, Tensor) else value for name, value in self.inputs.items()}
+        grads = dict(zip(floating(self.inputs), gradients(outputs, self.leaves, whole, retain=True), strict=True))
+        return answer + list(part_of(grads, sample).values())
 
 
 def fingerprint(inputs: Inputs) -> list[int]:

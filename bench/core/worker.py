@@ -17,7 +17,7 @@ from bench.core.case import Case, Inputs, Make
 from bench.core.clocks import GRAPH_BELOW_S, Clock, EventClock, GraphClock, HostClock, Thunk, rotations
 from bench.core.memory import Memory
 from bench.core.operator import Operator, Unsupported
-from bench.core.proof import Disproved, Proof, Sample, poisoned
+from bench.core.proof import Disproved, Proof, Yardstick, poisoned
 from bench.core.race import Result, race
 from bench.core.trial import Trial
 
@@ -93,13 +93,14 @@ def serve(request: Request) -> Iterator[Message]:
     operator, case = find(request.module, request.qualname, request.profile, request.case)
     device = torch.device(request.device)
     torch.compiler.reset()
+    yield Begun("", "oracle")
     inputs = operator.inputs(Make(device), **case.sizes)
-    samples = operator.samples(inputs)
+    yardsticks = operator.yardsticks(inputs, case.mode, operator.samples(inputs))
     runners: dict[str, Trial] = {}
     for name in request.providers:
         yield Begun(name, "proof")
         try:
-            trial, proven = _prepare(operator, name, inputs, case.mode, samples)
+            trial, proven = _prepare(operator, name, inputs, case.mode, yardsticks)
         except (ImportError, Unsupported, torch.OutOfMemoryError) as obstacle:
             yield _absent(operator, name, obstacle)
         except Exception as error:  # noqa: BLE001 - whatever a provider does wrong costs its own row only
@@ -126,7 +127,7 @@ def find(module: str, qualname: str, profile: str, case_id: str) -> tuple[Operat
 
 
 def _prepare(
-    operator: Operator, name: str, inputs: Inputs, mode: str, samples: Sequence[Sample]
+    operator: Operator, name: str, inputs: Inputs, mode: str, yardsticks: Sequence[Yardstick]
 ) -> tuple[Trial, Proven]:
     """Call a provider for the first time, prove it, and follow its memory."""
     device = next(value.device for value in inputs.values() if isinstance(value, torch.Tensor))
@@ -137,7 +138,7 @@ def _prepare(
     _settle(device)
     setup_s = time.perf_counter() - began
     with poisoned() if ours else nullcontext():
-        proof = trial.prove(type(operator).reference, samples)
+        proof = trial.prove(yardsticks)
     if ours:
         for first, second in zip(trial.once(), trial.once(), strict=True):
             if not torch.equal(first, second):
