@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when a kernel's module is imported
+from bench.core import device
+
+DEVICE = device.choose()
 
 from bench.core.doctor import Finding, examine
 from bench.core.registry import availability, operators
@@ -47,7 +46,7 @@ def list_operators(
         )
         console.print(f"  {summary}", highlight=False)
         table = Table("provider", "role", "here", "reason", "mend with", box=None, pad_edge=True)
-        for row in availability(operator):
+        for row in availability(operator, DEVICE):
             table.add_row(
                 row.provider, row.role, "[green]yes[/]" if row.available else "[yellow]no[/]", row.reason, row.remedy
             )

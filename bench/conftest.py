@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when a kernel's module is imported
+from bench.core import device as devices
+
+DEVICE = devices.choose()
 
 from bench.core.compile import TARGETS
 from bench.core.hazards import HAZARDS
@@ -39,10 +41,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Open the ledger, and let pytest-benchmark save where results belong unless the user names another file."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    profile = config.getoption("profile") or ("quick" if device.type == "cuda" else "smoke")
-    run = this_run(device, profile)
-    config.stash[LEDGER] = Ledger(run, device, lambda text: _show(config, text))
+    profile = config.getoption("profile") or ("quick" if DEVICE.type == "cuda" else "smoke")
+    run = this_run(DEVICE, profile)
+    config.stash[LEDGER] = Ledger(run, DEVICE, lambda text: _show(config, text))
     if not (config.getoption("benchmark_json") or config.getoption("benchmark_skip")):
         config.option.benchmark_json = str(run.file)
 
@@ -122,6 +123,11 @@ def ledger(pytestconfig: pytest.Config) -> Ledger:
     return pytestconfig.stash[LEDGER]
 
 
+def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
+    """Results are published: the host's name stays out of them."""
+    machine_info.pop("node", None)
+
+
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
     """Add the facts of the run and its absent rows to pytest-benchmark's own JSON."""
     ledger = config.stash[LEDGER]
@@ -165,10 +171,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def _show(config: pytest.Config, text: str) -> None:
     """Live progress: one line that is rewritten on a terminal, one line per case elsewhere."""
     reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+    capture: Any = config.pluginmanager.get_plugin("capturemanager")
     if reporter is None:
         return
-    if reporter.isatty:
-        reporter.rewrite(text[: reporter._tw.fullwidth - 1], erase=True)
-    elif ": race" in text:
-        reporter.ensure_newline()
-        reporter.write_line(text)
+    with capture.global_and_fixture_disabled() if capture else nullcontext():
+        if reporter.isatty:
+            reporter.rewrite(text[: shutil.get_terminal_size().columns - 1], erase=True)
+        elif ": race" in text:
+            reporter.ensure_newline()
+            reporter.write_line(text)
+        reporter.flush()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-os.environ.setdefault("TRITON_INTERPRET", "1")
+from bench.core import device
+
+DEVICE = device.choose()
 
 import kernels.attention
 import kernels.int8_matmul
@@ -25,8 +26,6 @@ import reference.swiglu
 from bench.core.case import Inputs, Make, bf16, fp16, fp32
 from bench.core.proof import Disproved, Proof, poisoned, yardsticks
 from bench.core.trial import Trial
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _rows(dtype: torch.dtype = fp32) -> Inputs:

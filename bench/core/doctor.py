@@ -44,11 +44,21 @@ def _versions() -> list[Finding]:
         if version is None:
             findings.append(Finding("problem", name, "not installed", f"pip install '{name}>={floor}'"))
         else:
-            old = tuple(map(int, version.split(".")[:2])) < tuple(map(int, floor.split(".")))
+            old = _release(version) < _release(floor)
             findings.append(
                 Finding("problem" if old else "ok", name, version, f"pip install '{name}>={floor}'" if old else "")
             )
+    numpy = found.get("numpy", "0.0")
+    if not torch.cuda.is_available() and _release(found.get("triton", "9.0")) < (3, 7) and _release(numpy) >= (2, 4):
+        findings.append(
+            Finding("problem", "numpy", f"{numpy}: Triton 3.6's interpreter fails with it", "pip install 'numpy<2.4'")
+        )
     return findings
+
+
+def _release(version: str) -> tuple[int, int]:
+    major, minor = version.split(".")[:2]
+    return int(major), int(minor)
 
 
 def _device() -> list[Finding]:

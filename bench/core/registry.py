@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from bench.core.case import Case, Make
+from bench.core.case import Case, Inputs, Make
 from bench.core.operator import Operator, Unsupported
 from bench.core.trial import Trial
 
@@ -40,17 +40,16 @@ def operators() -> list[type[Operator]]:
     return found
 
 
-def availability(operator: type[Operator]) -> list[Availability]:
+def availability(operator: type[Operator], device: torch.device) -> list[Availability]:
     """Prepare each provider on the first sweep case (tensors of the smallest length) and see whether it objects."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     case = operator.sweep_cases("smoke")[0]
     inputs = operator().inputs(Make(device), **case.sizes)
     return [_try(operator, name, case, inputs, device) for name in operator.providers()]
 
 
-def _try(operator: type[Operator], name: str, case: Case, inputs: dict[str, object], device: str) -> Availability:
+def _try(operator: type[Operator], name: str, case: Case, inputs: Inputs, device: torch.device) -> Availability:
     role, install = operator.providers()[name].role, operator.providers()[name].install
-    if role == "kernel" and device == "cpu":
+    if role == "kernel" and device.type == "cpu":
         return Availability(name, role, False, NEEDS_GPU)
     try:
         trial = Trial(operator().provider(name), inputs, case.mode)

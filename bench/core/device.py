@@ -1,0 +1,18 @@
+"""The device of a run."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+
+def choose() -> torch.device:
+    """A GPU if torch sees one; else the CPU, where kernels are interpreted. Call it before kernels are imported.
+
+    Triton decides at the import of a kernel whether it is interpreted, by the variable that is set here.
+    """
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+    return torch.device("cpu")
