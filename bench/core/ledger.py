@@ -177,7 +177,5 @@ class Ledger:
         """What happens now, how far the run is, and how long it may still take."""
         total, done = len(self.planned), len(self._done)
         elapsed = time.monotonic() - self._started
-        left = (
-            f"{timedelta(seconds=round(elapsed / done * (total - done)))} left" if done else "time left not known yet"
-        )
-        return f"[{done + 1}/{total}] {operator.name()} {case.id}: {phase} ({left})"
+        left = f", {timedelta(seconds=round(elapsed / done * (total - done)))} left" if done else ""
+        return f"[{done + 1} of {total}{left}] {operator.name()} {case.id}: {phase}"
