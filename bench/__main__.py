@@ -12,6 +12,7 @@ from bench.core import device
 
 DEVICE = device.choose()
 
+from bench.core.case import Case, plain
 from bench.core.doctor import Finding, examine
 from bench.core.registry import availability, operators
 
@@ -45,6 +46,8 @@ def list_operators(
             f"{len(operator.check_cases())} checks, {modes}"
         )
         console.print(f"  {summary}", highlight=False)
+        for axis, values in axes_of(sweep).items():
+            console.print(f"  [dim]{axis}[/]  {', '.join(values)}", highlight=False)
         table = Table("provider", "role", "here", "reason", "mend with", box=None, pad_edge=True)
         for row in availability(operator, DEVICE):
             table.add_row(
@@ -54,6 +57,15 @@ def list_operators(
         if cases:
             for case in sweep:
                 console.print(f"    {case.id}", highlight=False)
+
+
+def axes_of(cases: list[Case]) -> dict[str, list[str]]:
+    """The values of every axis that some case has, in order."""
+    found: dict[str, dict[str, None]] = {}
+    for case in cases:
+        for axis, value in case.axes.items():
+            found.setdefault(axis, {})[str(plain(value))] = None
+    return {axis: list(values) for axis, values in found.items()}
 
 
 @app.command()

@@ -131,6 +131,8 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
     """Add the facts of the run and its absent rows to pytest-benchmark's own JSON."""
     ledger = config.stash[LEDGER]
+    for row in output_json["benchmarks"]:
+        row["params"]["case"] = row["extra_info"]["record"]["case"]
     output_json["rooftile"] = {
         "schema": SCHEMA,
         **asdict(ledger.run),

@@ -38,8 +38,9 @@ def report(
         raise typer.Exit(1)
     results = load(files)
     rows = derive(results.rows)
+    page = write(results, rows, output)  # before the table, which a reader may cut off with `| head`
     show(results, rows, console)
-    console.print(f"page: {write(results, rows, output)}", soft_wrap=True, highlight=False)
+    console.print(f"page: {page}", soft_wrap=True, highlight=False)
     if not results.runs:
         raise typer.Exit(1)
 

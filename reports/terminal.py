@@ -12,6 +12,8 @@ from reports import units
 from reports.derive import label, throughput
 from reports.load import Results
 
+COLUMNS = "  {:<18}{:>10}{:>10}{:>15}{:>12}{:>9}"
+
 
 def show(results: Results, rows: pd.DataFrame, console: Console) -> None:
     """Print runs, measured rows, failures and absences."""
@@ -21,31 +23,32 @@ def show(results: Results, rows: pd.DataFrame, console: Console) -> None:
             Text(f"{run.device['name']}, commit {run.commit[:12]}{dirty}, {run.started}, profile {run.profile}")
         )
     if len(rows):
-        console.print(_measured(rows))
+        _print_measured(rows, console)
         _print_gaps(rows, console)
     for path, reason in results.left_out:
         console.print(Text(f"left out: {path} {reason}", style="red"))
 
 
-def _measured(rows: pd.DataFrame) -> Table:
-    table = Table("operator", "case", "provider", box=box.SIMPLE)
-    for title in ("median", "+-", "throughput", "memory", "budget"):
-        table.add_column(title, justify="right", no_wrap=True)
-    before: tuple[str, ...] = ()
+def _print_measured(rows: pd.DataFrame, console: Console) -> None:
+    """A line per case, and under it one per provider. `+-` is half the 95 % interval of the median."""
+    header = COLUMNS.format("provider", "median", "+-", "throughput", "memory", "budget")
+    console.print(Text(header, style="dim"))
+    before = ""
     for _, row in rows[rows.status == "measured"].sort_values(["run"], kind="stable").iterrows():
-        case = (f"{row.operator} {row['mode']}", label(row))
+        case = f"{row.operator} {row['mode']}: {label(row)}"
+        if case != before:
+            console.print(Text(case, style="bold"))
+            before = case
         told = throughput(row.to_frame().T)
-        table.add_row(
-            *(Text("" if case == before else part) for part in case),
-            Text(str(row.provider)),
+        line = COLUMNS.format(
+            str(row.provider),
             units.seconds(row.median_s),
             units.percent((row.high_s - row.low_s) / 2 / row.median_s),
             units.rate(row[told.column], told.scale, told.unit),
             units.size(row.peak_bytes),
             units.percent(row.error / row.budget if row.budget else 0.0),
         )
-        before = case
-    return table
+        console.print(Text(line))
 
 
 def _print_gaps(rows: pd.DataFrame, console: Console) -> None:

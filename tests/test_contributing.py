@@ -69,12 +69,13 @@ def test_it_is_clocked_and_reported(tree: Path) -> None:
     for row in saved["benchmarks"]:
         record = row["extra_info"]["record"]
         assert len(row["stats"]["data"]) == record["stop"]["rounds"] >= 6
+        assert row["params"]["case"] == {"model": "gpt2-xl", "seq_len": 512, "dtype": "bf16"}
         assert record["commit"] == saved["rooftile"]["commit"] == "nocommit"
         assert f"::ReluSquared::{row['name']}" in record["command"]
     (ours,) = {(row["provider"], row["status"], row["reason"]) for row in saved["rooftile"]["absent"]}
     assert ours[:2] == ("triton", "absent")
     assert "needs a GPU" in ours[2]
-    assert "relu_squared fwd" in _run(tree, "reports")
+    assert "relu_squared fwd: gpt2-xl, bf16, 512" in _run(tree, "reports")
     assert (tree / "report/index.html").exists()
 
 

@@ -210,7 +210,7 @@ def test_names_are_text_wherever_they_stand(tmp_path: Path) -> None:
     assert "&lt;script&gt;alert(1)&lt;/script&gt;$x$" in page
     shown = CliRunner().invoke(app, [str(path), "--output", str(tmp_path / "page")], env={"COLUMNS": "400"})
     assert shown.exit_code == 0
-    assert f"{evil} fwd" in shown.output
+    assert f"{evil} fwd: {evil}, bf16, 512" in shown.output
 
 
 def test_two_repeated_lengths_or_a_case_without_length_do_not_break_the_page(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_the_newest_results_become_a_table_and_a_page(tmp_path: Path, monkeypatc
     shown = CliRunner().invoke(app, [], env={"COLUMNS": "120"})
     assert shown.exit_code == 0
     assert "page: report/index.html" in shown.output
-    assert re.search(r"rms_norm fwd +llama3-8b, bf16, 512 +naive +4\.00 ms", shown.output)
+    assert re.search(r"rms_norm fwd: llama3-8b, bf16, 512\n +naive +4\.00 ms +3 % ", shown.output)
     assert re.search(r"liger +rms_norm +No module named 'liger_kernel' +pip install liger-kernel", shown.output)
     assert "FAILED rms_norm fwd quack" in shown.output
     assert (tmp_path / "report/index.html").read_text().startswith("<!doctype html>")
