@@ -93,11 +93,13 @@ def test_declaration_that_raises_fails_every_row_of_its_case_with_the_reason(boo
         ("crashing", "crashed with SIGSEGV"),
         ("crashing_late", "crashed with SIGSEGV"),
         ("raising_late", "RuntimeError: planted late"),
+        ("poisoning", "RuntimeError: planted illegal access"),
     ],
 )
 def test_crash_costs_only_the_row_that_crashed(book: Ledger, culprit: str, reason: str) -> None:
     records = _records(book, "naive", culprit, "eager")
     assert (records[culprit].status, records[culprit].reason) == ("failed", reason)
+    assert [record.provider for record in book.absent] == [culprit]
     assert records["naive"].status == records["eager"].status == "measured"
 
 

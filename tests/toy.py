@@ -123,6 +123,17 @@ class Double(Operator):
         return fail
 
     @peer()
+    def poisoning(self, x: Tensor) -> Callable[[], Tensor]:
+        """Fails, and leaves a process behind that nobody else can use, as an illegal access to GPU memory does."""
+        from bench.core import worker
+
+        def lost(_: torch.device) -> None:
+            raise SystemExit(3)
+
+        setattr(worker, "_survive", lost)  # noqa: B010 - in this child only
+        raise RuntimeError("planted illegal access")
+
+    @peer()
     def hanging(self, x: Tensor) -> Callable[[], Tensor]:
         """Never comes back."""
 

@@ -92,7 +92,8 @@ class Ledger:
                     turn = Path(flight.name).read_bytes()[0]
                     culprit = begun.provider or (providers[turn] if turn < len(providers) else "")
                     for name in [culprit] if culprit else providers:
-                        self._take(operator, case, Out(name, "failed", str(end)))
+                        if (operator, case.id, name) not in self._records:  # its own word comes first
+                            self._take(operator, case, Out(name, "failed", str(end)))
                 providers = [name for name in providers if (operator, case.id, name) not in self._records]
 
     def _needs_gpu(self, operator: type[Operator], case: Case, provider: str) -> bool:
