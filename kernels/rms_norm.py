@@ -131,7 +131,9 @@ def _backward_wide(
             dy = tl.load(dy_ptr + row * row_strides[0] + col, mask=col < cols, other=0.0).to(tl.float32)
             x = tl.load(x_ptr + row * row_strides[2] + col, mask=col < cols, other=0.0).to(tl.float32)
             if partials_ptr is not None:
-                partial = tl.load(partials_ptr + first * cols + col, mask=(col < cols) & (row != first), other=0.0)
+                partial = tl.load(
+                    partials_ptr + first * cols + col, mask=col < tl.where(row == first, 0, cols), other=0.0
+                )
                 tl.store(partials_ptr + first * cols + col, partial + dy * (x * rstd), mask=col < cols)
             if dx_ptr is not None:
                 dy *= tl.load(weight_ptr + col, mask=col < cols, other=0.0).to(tl.float32)
@@ -223,10 +225,8 @@ def _run(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tupl
         raise TypeError(f"eps: expected a number, got {type(eps).__name__}")
     expect(0 <= eps < float("inf"), "eps", "a finite number that is not negative", eps)
     if torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in (x, residual, weight)):
-        y, h = _RmsNorm.apply(x, residual, weight, float(eps))
-    else:
-        y, h, _ = _launch_forward(x, residual, weight, float(eps), keep=False)
-    return y, h
+        return _RmsNorm.apply(x, residual, weight, float(eps))
+    return _launch_forward(x, residual, weight, float(eps), keep=False)[:2]
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
