@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -145,18 +146,28 @@ def _tree() -> list[Finding]:
 
 
 def _peers() -> list[Finding]:
-    """Every install command that a peer names, once, with the operators it serves."""
-    wanted: dict[str, list[str]] = {}
+    """Every package that a peer needs, once, with the operators it serves and the command that brings it."""
+    commands: dict[str, str] = {}
+    uses: dict[str, set[str]] = {}
     for operator in operators():
-        for provider in operator.providers("peer").values():
+        for name, provider in operator.providers("peer").items():
             if provider.install:
-                wanted.setdefault(provider.install, []).append(operator.name())
+                package = _package(provider.install) or name
+                commands[package] = provider.install
+                uses.setdefault(package, set()).add(operator.name())
     findings = []
-    for command, names in sorted(wanted.items()):
-        package = next(word for word in command.split()[2:] if not word.startswith("-")).partition("==")[0]
-        uses = "for " + ", ".join(sorted(set(names)))
+    for package, command in sorted(commands.items()):
+        serves = "for " + ", ".join(sorted(uses[package]))
         try:
-            findings.append(Finding("ok", package, f"{metadata.version(package)}, {uses}"))
+            findings.append(Finding("ok", package, f"{metadata.version(package)}, {serves}"))
         except metadata.PackageNotFoundError:
-            findings.append(Finding("missing", package, f"not installed, {uses}", command))
+            findings.append(Finding("missing", package, f"not installed, {serves}", command))
     return findings
+
+
+def _package(command: str) -> str:
+    """The distribution that a `pip install` brings, without its version; nothing for other commands."""
+    if not command.startswith("pip install "):
+        return ""
+    words = [word.strip("'\"") for word in command.split()[2:] if not word.startswith("-")]
+    return re.split(r"[<>=!~\[]", words[0])[0]
