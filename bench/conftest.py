@@ -87,8 +87,12 @@ def _cases(metafunc: pytest.Metafunc, cases: list[Any], providers: list[str]) ->
     metafunc.parametrize(("case", "provider"), pairs)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Drop what an operator has no facts for, and tell the ledger which rows are wanted."""
+    """Drop what an operator has no facts for, and let `-k` know operators by their names."""
+    for item in items:
+        if isinstance(item, pytest.Function) and isinstance(item.cls, type) and issubclass(item.cls, Operator):
+            item.extra_keyword_matches.add(item.cls.name())
     kept = [item for item in items if not _groundless(item)]
     config.hook.pytest_deselected(items=[item for item in items if _groundless(item)])
     items[:] = kept

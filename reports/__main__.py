@@ -7,42 +7,56 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from reports.derive import derive
 from reports.load import expand, load, newest
 from reports.page import write
-from reports.terminal import show
+from reports.terminal import console, show
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
 def report(
     sources: Annotated[
         list[Path] | None,
-        typer.Argument(help="Results files or folders of them. Without any: the newest of every device in results/."),
+        typer.Argument(help="Results files, or folders of them. Without any: the newest of every device in results/."),
     ] = None,
-    output: Annotated[Path, typer.Option(help="The page's file (.html) or folder.")] = Path("report"),
+    output: Annotated[Path, typer.Option(help="The page: an .html file, or a folder for its index.html.")] = Path(
+        "report"
+    ),
 ) -> None:
-    """Show results as a table here and as a page that needs no network.
+    """Show results as a table here and as one HTML page that needs no network.
 
-    Examples: `python -m reports`, `python -m reports results/amd-epyc --output /tmp/epyc.html`.
-    """
+    Files that are not results, and rows that are broken, are named and left out. The exit status is 1 where nothing
+    could be shown, else 0.
+
+    \b
+    Examples:
+      python -m reports                                  the newest results of every device
+      python -m reports results/amd-epyc                 all results of one device
+      python -m reports a.json b.json --output ab.html   two runs on one page
+    """  # noqa: D301 - \b keeps the lines of the examples apart
     for source in sources or []:
         if not source.exists():
             raise typer.BadParameter(f"expected a file or folder, got {source}, which does not exist")
-    console = Console()
-    files = expand(sources) if sources else newest()
-    if not files:
-        console.print("No results yet. `pytest bench --benchmark-only` makes some.")
-        raise typer.Exit(1)
-    results = load(files)
+    results = load([[file] for file in expand(sources)] if sources else newest())
     rows = derive(results.rows)
-    page = write(results, rows, output)  # before the table, which a reader may cut off with `| head`
-    show(results, rows, console)
-    console.print(f"page: {page}", soft_wrap=True, highlight=False)
+    warnings = Console(stderr=True, highlight=False, soft_wrap=True)
+    for path, reason in results.left_out:
+        warnings.print(Text(f"left out: {path}: {reason}", "yellow"))
     if not results.runs:
+        warnings.print(Text("No results to show. `pytest bench --benchmark-only` makes some."))
         raise typer.Exit(1)
+    # The page comes before the table: whoever closes the pipe that the table goes to still has the page.
+    try:
+        page = write(results, rows, output)
+    except OSError as error:
+        raise typer.BadParameter(f"--output: expected a place to write to, got {output}: {error.strerror}") from error
+    out = console()
+    show(results, rows, out)
+    out.print(Text(f"page: {page}"), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -2,121 +2,128 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import quantile_test
 
+from reports.record import label
+
 CONFIDENCE = 0.95
-CASE = ["run", "operator", "mode", "other", "seq_len"]
+CASE = ["run", "operator", "mode", "case_id"]
 # Above this many operations per byte that must move, throughput is told in FLOP/s, below it in bytes per second: the
 # ridge of GPUs from A100 to H200 lies between 150 and 300, that of CPUs near 10.
 INTENSE = 50.0
+
+SPREAD = ("median_s", "low_s", "high_s", "q1_s", "q3_s")
+RIVALRY = ("over_naive", "over_rival", "over_rival_low", "over_rival_high")
 
 
 def derive(rows: pd.DataFrame) -> pd.DataFrame:
     """The table with what follows from its samples.
 
-    median_s, low_s, high_s (95 % interval of the median), q1_s, q3_s, bytes_per_s, flop_per_s, over_naive, over_rival
-    (how many times faster than the naive reference and than the strongest rival). The strongest rival of a provider is
-    the fastest one on the same case, by median, that is neither naive nor one of our kernels nor the provider itself.
+    median_s, low_s, high_s (95 % interval of the median), q1_s, q3_s; bytes_per_s, flop_per_s; over_naive and
+    over_rival (how many times faster than the naive reference and than the strongest rival), over_rival_low and _high
+    (from the ends of both intervals, so wider than 95 %), rival (its name); axis and x (what a plot runs along), facet
+    (the rest of the case, as text). The strongest rival of a provider is the fastest one, by median, on the same case
+    of the same run that is neither naive nor one of our kernels nor the provider itself.
     """
-    measured = rows[rows.status == "measured"] if len(rows) else rows
-    spread = pd.DataFrame([_spread(samples) for samples in measured.get("samples_s", [])], index=measured.index)
-    columns = ["median_s", "low_s", "high_s", "q1_s", "q3_s"]
-    rows = rows.join(spread.reindex(columns=columns).astype(float))
-    if not len(rows):
-        return rows
+    spread = [_spread(samples) for samples in rows.samples_s]
+    rows = rows.assign(**{name: [each[i] for each in spread] for i, name in enumerate(SPREAD)})
+    rows = rows.astype(dict.fromkeys(SPREAD, "float64"))
     rows["bytes_per_s"] = rows.traffic_bytes / rows.median_s
     rows["flop_per_s"] = rows.flops / rows.median_s
-    rows["over_naive"] = _times_faster(rows, rows.provider == "naive")
-    rows["over_rival"] = _times_faster(rows, (rows.role != "kernel") & (rows.provider != "naive"))
+    return _with_axes(_with_rivals(rows))
+
+
+def _spread(samples: list[float]) -> tuple[float, ...]:
+    """Median, its distribution-free interval from order statistics (NaN below 6 samples), and quartiles."""
+    if not samples:
+        return (np.nan,) * len(SPREAD)
+    q1, median, q3 = np.quantile(samples, [0.25, 0.5, 0.75])
+    interval = quantile_test(samples, q=median, p=0.5).confidence_interval(CONFIDENCE)
+    return tuple(float(value) for value in (median, interval.low, interval.high, q1, q3))
+
+
+def _with_rivals(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each row beside naive and beside the fastest other rival on its case."""
+    measured = rows[rows.median_s.notna()].sort_values("median_s", kind="stable")
+    found: dict[Any, tuple[str, tuple[float, ...]]] = {}
+    for _, case in measured.groupby(CASE, sort=False):
+        raced = list(case.itertuples())
+        found |= {row.Index: _rivalry(row, raced) for row in raced}
+    values = [found.get(index, ("", (np.nan,) * len(RIVALRY))) for index in rows.index]
+    rows = rows.assign(rival=pd.Series([name for name, _ in values], rows.index, dtype="object"))
+    for i, name in enumerate(RIVALRY):
+        rows[name] = pd.Series([ratios[i] for _, ratios in values], rows.index, dtype="float64")
     return rows
 
 
-def _spread(samples: list[float]) -> dict[str, float]:
-    """Median, quartiles, and the median's distribution-free interval from order statistics (NaN below 6 samples)."""
-    q1, median, q3 = np.quantile(samples, [0.25, 0.5, 0.75])
-    interval = quantile_test(samples, q=median, p=0.5).confidence_interval(CONFIDENCE)
-    return {"median_s": median, "low_s": interval.low, "high_s": interval.high, "q1_s": q1, "q3_s": q3}
+def _rivalry(row: Any, raced: Sequence[Any]) -> tuple[str, tuple[float, ...]]:
+    """The name of a row's strongest rival and the ratios of RIVALRY; `raced` is its case, the fastest first."""
+    naive = next((each.median_s for each in raced if each.provider == "naive" != row.provider), np.nan)
+    rivals = (each for each in raced if each.role != "kernel" and each.provider not in ("naive", row.provider))
+    if (best := next(rivals, None)) is None:
+        return "", (naive / row.median_s, np.nan, np.nan, np.nan)
+    ratios = best.median_s / row.median_s, best.low_s / row.high_s, best.high_s / row.low_s
+    return best.provider, (naive / row.median_s, *ratios)
 
 
-def _times_faster(rows: pd.DataFrame, among: pd.Series[bool]) -> pd.Series[float]:
-    """How many times faster each row is than the fastest of `among` on its case, itself left out."""
-    best = pd.Series(np.nan, index=rows.index)
-    for _, case in rows.groupby(CASE, dropna=False, sort=False):
-        others = case.median_s[among[case.index]].dropna()
-        for index in case.index:
-            rivals = others.drop(index, errors="ignore")
-            if len(rivals):
-                best[index] = rivals.min()
-    return best / rows.median_s
+def _with_axes(rows: pd.DataFrame) -> pd.DataFrame:
+    """What the plots of each operator run along, and what is left of its cases as text."""
+    points: list[dict[str, Any]] = rows.point.tolist()
+    operators = rows.operator.tolist()
+    axes = {
+        each: _axis([point for point, name in zip(points, operators, strict=True) if name == each])
+        for each in {*operators}
+    }
+    axis = [axes[each] for each in operators]
+    x = [_number(point.get(name)) for point, name in zip(points, axis, strict=True)]
+    facets = [
+        label({key: value for key, value in point.items() if key != name or np.isnan(at)})
+        for point, name, at in zip(points, axis, x, strict=True)
+    ]
+    return rows.assign(
+        axis=pd.Series(axis, rows.index, dtype="object"),
+        facet=pd.Series(facets, rows.index, dtype="object"),
+        x=pd.Series(x, rows.index, dtype="float64"),
+    )
+
+
+def _axis(points: list[dict[str, Any]]) -> str:
+    """Sequence length where an operator has it, else the number that takes most values; empty if nothing varies."""
+    values: dict[str, set[float]] = {}
+    for point in points:
+        for name, value in point.items():
+            if not np.isnan(number := _number(value)):
+                values.setdefault(name, set()).add(number)
+    if "seq_len" in values:
+        return "seq_len"
+    most = max(values, key=lambda name: len(values[name]), default="")
+    return most if most and len(values[most]) > 1 else ""
+
+
+def _number(value: object) -> float:
+    """A number that a logarithmic axis can hold, else NaN."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else np.nan
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """How the throughput of an operator is told: the column of its rate and the unit of a plot."""
+    """How the throughput of an operator is told: the column of its rate, the unit, and what one of it is."""
 
     column: str
     unit: str
     scale: float
+    intensity: float
 
 
 def throughput(rows: pd.DataFrame) -> Throughput:
     """GB/s for operators that move much and compute little, TFLOP/s for the others, by the floors of their cases."""
     intensity = float((rows.flops / rows.traffic_bytes.clip(lower=1)).median())
-    return (
-        Throughput("flop_per_s", "TFLOP/s", 1e-12) if intensity > INTENSE else Throughput("bytes_per_s", "GB/s", 1e-9)
-    )
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Where an operator stands in one mode, on its longest case: the fastest provider, and ours beside its rival."""
-
-    operator: str
-    mode: str
-    case: str
-    fastest: str
-    median_s: float
-    rival: str
-    ours: str
-
-
-def standings(rows: pd.DataFrame) -> list[Standing]:
-    """One line per operator and mode, on the case with the longest sequence of which anything was measured."""
-    return [
-        _standing(str(operator), str(mode), each)
-        for (operator, mode), each in rows.groupby(["operator", "mode"], sort=False)
-    ]
-
-
-def _standing(operator: str, mode: str, rows: pd.DataFrame) -> Standing:
-    measured = rows[rows.median_s.notna()]
-    kernels = rows[rows.role == "kernel"]
-    absent = next(iter(kernels.reason), "") or "no kernel declared"
-    if not len(measured):
-        return Standing(operator, mode, "", "", float("nan"), "", absent)
-    longest = measured.sort_values(["seq_len", "started"], na_position="first").iloc[-1]
-    same = measured[
-        (measured.other == longest.other) & (measured.seq_len.eq(longest.seq_len) | measured.seq_len.isna())
-    ]
-    same = same[same.run == longest.run].sort_values("median_s")
-    fastest, ours = same.iloc[0], same[same.role == "kernel"]
-    rivals = same[(same.role != "kernel") & (same.provider != "naive")]
-    return Standing(
-        operator=operator,
-        mode=mode,
-        case=label(longest),
-        fastest=str(fastest.provider),
-        median_s=float(fastest.median_s),
-        rival=str(rivals.iloc[0].provider) if len(rivals) else "",
-        ours=f"{ours.iloc[0].over_rival:.2f}x" if len(ours) else absent,
-    )
-
-
-def label(row: pd.Series) -> str:
-    """A case as text, e.g. `llama3-8b, bf16, 2048`."""
-    length = "" if pd.isna(row.seq_len) else str(int(row.seq_len))
-    return ", ".join(part for part in (str(row.other), length) if part)
+    if intensity > INTENSE:
+        return Throughput("flop_per_s", "TFLOP/s", 1e-12, intensity)
+    return Throughput("bytes_per_s", "GB/s", 1e-9, intensity)

@@ -1,8 +1,9 @@
-"""Results files to one table of rows. What is not a results file of ours is named and left out; nothing is guessed."""
+"""Results files to one typed table. What is not a results file of ours is named and left out, and so is a bad row."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,28 +11,21 @@ from typing import Any
 
 import pandas as pd
 
-SCHEMA = 1
+from reports.record import NUMBERS, OBJECTS, SCHEMA, TEXTS, NotOurs, clean, entry, flat, items, mapping
+from reports.record import shown as as_json
+from reports.record import text as text_of
+
 RESULTS = Path("results")
-
-# Of every record, in this order; a file that lacks one of them is not ours.
-FIELDS = (
-    "id", "operator", "mode", "case", "sizes", "provider", "role", "status", "reason", "remedy", "traffic_bytes",
-    "flops", "timer", "proof", "memory", "setup_s", "stop", "device", "commit", "dirty", "command", "schema",
-)  # fmt: skip
-
-NUMBERS = ("traffic_bytes", "flops", "seq_len", "error", "budget", "peak_bytes", "output_bytes", "setup_s", "rounds")
-
-
-class NotOurs(ValueError):  # noqa: N818 - it reads as the verdict
-    """A file that cannot be read as results; says why."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One results file: its path and the facts that all its rows share."""
+    """One results file: its path and the facts that all its rows share. dirty: None where git could not tell."""
 
-    path: Path
-    device: dict[str, Any]
+    path: str
+    device: str
+    kind: str
+    facts: dict[str, Any]
     versions: dict[str, str]
     commit: str
     dirty: bool | None
@@ -41,117 +35,122 @@ class Run:
     overhead: float | None
 
 
+def table(rows: Sequence[dict[str, Any]] = ()) -> pd.DataFrame:
+    """Rows as a table whose columns and types do not depend on what they hold, nor on there being any."""
+    types = dict.fromkeys((*TEXTS, *OBJECTS), "object") | dict.fromkeys(NUMBERS, "float64")
+    return pd.DataFrame(list(rows), columns=list(types)).astype(types)
+
+
 @dataclass
 class Results:
-    """Everything that was read: a table with one row per record, the runs, and what was left out and why.
+    """What was read: one row per record, the runs, and what was left out and why.
 
-    Columns of `rows`: the fields of a record, flattened; `samples_s` (seconds per call, all of them); units are in the
-    names of columns (`_s` seconds, `_bytes` bytes); `seq_len` and `other` (the remaining axes as text) split the case.
+    Columns of `rows`: those of a record, flattened; `point` (the case as a dict), `case` (as text for readers),
+    `case_id` (as a key), `samples_s` (all of them, seconds per call). Units are in the names: `_s` seconds, `_bytes`
+    bytes.
     """
 
-    rows: pd.DataFrame = field(default_factory=pd.DataFrame)
+    rows: pd.DataFrame = field(default_factory=table)
     runs: list[Run] = field(default_factory=list)
-    left_out: list[tuple[Path, str]] = field(default_factory=list)
-
-
-def newest(folder: Path = RESULTS) -> list[Path]:
-    """The newest results file of every device (files are named by date)."""
-    return [
-        max(files, key=lambda file: file.name)
-        for each in sorted(folder.glob("*/"))
-        if (files := list(each.glob("*.json")))
-    ]
+    left_out: list[tuple[str, str]] = field(default_factory=list)
 
 
 def expand(sources: Sequence[Path]) -> list[Path]:
-    """Files as they are, folders as the results files under them."""
+    """Files as they are, folders as the results files under them; none of them twice."""
     found = [[*sorted(source.rglob("*.json"))] if source.is_dir() else [source] for source in sources]
-    return [file for files in found for file in files]
+    return list({file.resolve(): file for files in found for file in files}.values())
 
 
-def load(files: Iterable[Path]) -> Results:
-    """Read results files into one table. Where runs repeat a row, each of them has its own."""
+def newest(folder: Path = RESULTS) -> list[list[Path]]:
+    """The results files of every device, the newest first (their names begin with their date)."""
+    files = [sorted(each.glob("*.json"), reverse=True) for each in sorted(folder.glob("*/"))]
+    return [each for each in files if each]
+
+
+def load(choices: Iterable[Sequence[Path]]) -> Results:
+    """Read results into one table: of each choice the first file that is ours.
+
+    Where runs repeat a row, each of them has its own.
+    """
     results = Results()
     rows: list[dict[str, Any]] = []
-    for path in files:
-        try:
-            run, found = _read(path)
-        except NotOurs as reason:
-            results.left_out.append((path, str(reason)))
-        else:
+    for choice in choices:
+        for path in choice:
+            try:
+                run, found, bad = _read(path)
+            except NotOurs as reason:
+                results.left_out.append((_name(path), str(reason)))
+                continue
             results.runs.append(run)
+            results.left_out += [
+                (_name(path), f"{count} {'row' if count == 1 else 'rows'}: {why}") for why, count in bad.items()
+            ]
             rows += found
-    results.rows = pd.DataFrame(rows)
-    for column in NUMBERS if rows else ():
-        results.rows[column] = pd.to_numeric(results.rows[column])
+            break
+    results.rows = table(rows)
     return results
 
 
-def _read(path: Path) -> tuple[Run, list[dict[str, Any]]]:
-    """One file. Raises `NotOurs` where anything is missing or of another kind than it should be."""
+def _read(path: Path) -> tuple[Run, list[dict[str, Any]], Counter[str]]:
+    """One file: its facts, its rows, and why rows were left out. Raises `NotOurs` if it is none of ours."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())
     except OSError as error:
         raise NotOurs(f"cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise NotOurs("is not JSON, or not all of it") from error
-    try:
-        facts, benchmarks = content["rooftile"], content["benchmarks"]
-        if facts["schema"] != SCHEMA:
-            raise NotOurs(f"has schema {facts['schema']}, expected {SCHEMA}")
-        run = _run(path, facts)
-        measured = [_row(each["extra_info"]["record"], each["stats"]["data"], run) for each in benchmarks]
-        return run, measured + [_row(record, [], run) for record in facts["absent"]]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise NotOurs(f"lacks what results have: {error!r}") from error
+    run = _run(path, content)
+    claims = [(each, None) for each in items(content, "benchmarks")]
+    gaps = [(None, each) for each in items(mapping(content, "rooftile"), "absent")]
+    rows: dict[tuple[str, ...], dict[str, Any]] = {}
+    bad: Counter[str] = Counter()
+    for benchmark, absent in claims + gaps:
+        try:
+            row = flat(absent, [], run.path) if benchmark is None else _measured(benchmark, run.path)
+            key = tuple(row[name] for name in ("operator", "mode", "case_id", "provider"))
+        except NotOurs as reason:
+            bad[str(reason)] += 1
+            continue
+        if rows.setdefault(key, row) is not row:
+            bad[f"the same row as one before: {row['id']}"] += 1
+    return run, list(rows.values()), bad
 
 
-def _run(path: Path, facts: dict[str, Any]) -> Run:
+def _measured(benchmark: Any, run: str) -> dict[str, Any]:
+    record = entry(mapping(benchmark, "extra_info"), "record")
+    return flat(record, entry(mapping(benchmark, "stats"), "data"), run)
+
+
+def _run(path: Path, content: Any) -> Run:
+    """The facts of a file. Raises `NotOurs`."""
+    facts = mapping(content, "rooftile")
+    if (schema := entry(facts, "schema")) != SCHEMA:
+        raise NotOurs(f"schema: expected {SCHEMA}, got {as_json(schema)}")
+    device, versions, dirty = mapping(facts, "device"), mapping(facts, "versions"), entry(facts, "dirty")
+    if not (dirty is None or isinstance(dirty, bool)):
+        raise NotOurs(f"dirty: expected true, false or null, got {as_json(dirty)}")
     return Run(
-        path=path,
-        device=dict(facts["device"]),
-        versions=dict(facts["versions"]),
-        commit=str(facts["commit"]),
-        dirty=facts["dirty"],
-        command=str(facts["command"]),
-        profile=str(facts["profile"]),
-        started=str(facts["started"]),
-        overhead=facts.get("overhead"),
+        path=_name(path),
+        device=text_of(device, "name"),
+        kind=text_of(device, "kind"),
+        facts={clean(name): _fact(device[name]) for name in device if name not in ("name", "kind")},
+        versions={clean(name): text_of(versions, name) for name in versions},
+        commit=text_of(facts, "commit"),
+        dirty=dirty,
+        command=text_of(facts, "command"),
+        profile=text_of(facts, "profile"),
+        started=text_of(facts, "started"),
+        overhead=overhead if isinstance(overhead := facts.get("overhead"), float) else None,
     )
 
 
-def _row(record: dict[str, Any], samples: list[float], run: Run) -> dict[str, Any]:
-    """One record as a flat row. A record that claims to be measured and has no usable sample is a failed one."""
-    row = {name: record[name] for name in FIELDS}
-    if row["schema"] != SCHEMA:
-        raise NotOurs(f"has a record of schema {row['schema']}, expected {SCHEMA}")
-    proof, memory, stop = row.pop("proof") or {}, row.pop("memory") or {}, row.pop("stop") or {}
-    samples = [float(sample) for sample in samples]
-    if row["status"] == "measured" and not (samples and all(0 < sample < float("inf") for sample in samples)):
-        row |= {
-            "status": "failed",
-            "reason": "claims to be measured, but its samples are missing or not positive times",
-        }
-        samples = []
-    case = dict(row["case"])
-    return row | {
-        "run": str(run.path),
-        "started": run.started,
-        "samples_s": samples,
-        "seq_len": case.get("seq_len"),
-        "other": ", ".join(_axis(name, value) for name, value in case.items() if name != "seq_len"),
-        "error": proof.get("error"),
-        "budget": proof.get("budget"),
-        "proven_rows": proof.get("rows", ""),
-        "peak_bytes": memory.get("peak_bytes"),
-        "output_bytes": memory.get("output_bytes"),
-        "rounds": stop.get("rounds", 0),
-        "stopped": stop.get("reason", ""),
-    }
+def _fact(value: Any) -> str | float:
+    """A further fact of a device: a number stays one, so that its unit can be told; all else is text."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63:
+        return value
+    return clean(value) if isinstance(value, str) else as_json(value)
 
 
-def _axis(name: str, value: Any) -> str:
-    """One axis as a reader wants it: models and dtypes bare, flags as their name, numbers with their name."""
-    if isinstance(value, bool):
-        return name if value else f"not {name}"
-    return str(value) if isinstance(value, str) else f"{name} {value}"
+def _name(path: Path) -> str:
+    """A path as text that any terminal and any page can show."""
+    return clean(str(path).encode(errors="surrogateescape").decode(errors="replace"))

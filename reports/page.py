@@ -3,73 +3,72 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
 
 from reports import units
-from reports.derive import label, standings, throughput
+from reports.derive import Throughput, throughput
+from reports.gaps import gaps
 from reports.load import Results, Run
-from reports.plots import figure, looks
+from reports.looks import DARK, LIGHT, Look, looks
+from reports.plots import Quantity, axis_title, panel, quantities, swatch
+from reports.record import STATUSES
+from reports.standing import first_line, standings
+
+MODES = {"fwd": "forward", "bwd": "backward"}
+NAMED = 4  # of so many providers a figure's description gives the values: of all of them, the table does
 
 
-@dataclass
-class Plot:
-    """A figure, what it shows in words (for readers who do not see it), and the case behind it."""
+@dataclass(frozen=True)
+class Panel:
+    """One plot, with what it shows in words for readers who do not see it."""
 
-    svg: str
-    alt: str
     title: str
+    svg: Markup
+    alt: str
 
 
-@dataclass
-class Line:
-    """One row of a table, as text."""
+@dataclass(frozen=True)
+class Facet:
+    """The panels of one combination of the axes that they do not run along."""
 
-    provider: str
-    role: str
-    case: str
-    median: str
-    interval: str
-    rate: str
-    over_naive: str
-    over_rival: str
-    memory: str
-    used: str
-    proven: str
-    rounds: str
-    clock: str
-    command: str
-    note: str
+    title: str
+    providers: list[str]
+    panels: list[Panel]
 
 
-@dataclass
-class Gap:
-    """Rows of one provider that have no figure, for one reason."""
+@dataclass(frozen=True)
+class Case:
+    """The measured rows of one case, the fastest first."""
 
-    provider: str
-    reason: str
-    remedy: str
-    cases: list[str] = field(default_factory=list)
+    title: str
+    rows: list[pd.Series]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Section:
     """One operator in one mode."""
 
+    anchor: str
     operator: str
     mode: str
-    plots: list[Plot]
-    lines: list[Line]
-    absent: list[Gap]
-    failed: list[Gap]
+    told: Throughput
+    facets: list[Facet]
+    cases: list[Case]
+    gaps: int
 
 
 def write(results: Results, rows: pd.DataFrame, target: Path) -> Path:
-    """Write the page to `target` (a file, or a folder for its index.html); gives the file."""
-    file = target if target.suffix == ".html" else target / "index.html"
+    """Write the page to `target` (an .html file, or a folder for its index.html); gives the file."""
+    file = target if target.suffix.lower() in (".html", ".htm") else target / "index.html"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(render(results, rows), encoding="utf-8")
     return file
@@ -77,6 +76,27 @@ def write(results: Results, rows: pd.DataFrame, target: Path) -> Path:
 
 def render(results: Results, rows: pd.DataFrame) -> str:
     """The page as text."""
+    found, names = looks(rows), run_names(results.runs)
+    shown = sections(rows, found, names)
+    return _template().render(
+        runs=results.runs,
+        names=names,
+        left_out=results.left_out,
+        standings=standings(rows),
+        sections=shown,
+        order={(section.operator, section.mode): section.anchor for section in shown},
+        gaps=gaps(rows),
+        counts={status: int((rows.status == status).sum()) for status in STATUSES},
+        swatches={name: Markup(swatch(look, f"swatch-{i}")) for i, (name, look) in enumerate(found.items())},
+        marks={name: f"look-{i}" for i, name in enumerate(found)},
+        modes=MODES,
+        light=LIGHT,
+        dark=DARK,
+    )
+
+
+@cache
+def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("reports"),
         autoescape=True,
@@ -84,84 +104,104 @@ def render(results: Results, rows: pd.DataFrame) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"seconds": units.seconds, "percent": units.percent}
-    return environment.get_template("page.html.j2").render(
-        runs=results.runs,
-        left_out=results.left_out,
-        standings=standings(rows) if len(rows) else [],
-        sections=sections(rows, results.runs),
-        counts=rows.status.value_counts().to_dict() if len(rows) else {},
-    )
+    environment.filters |= {
+        each.__name__: each
+        for each in (units.seconds, units.percent, units.size, units.ratio, units.rate, first_line, moment, told, place)
+    }
+    return environment.get_template("page.html.j2")
 
 
-def sections(rows: pd.DataFrame, runs: list[Run]) -> list[Section]:
+def sections(rows: pd.DataFrame, look: dict[str, Look], names: dict[str, str]) -> list[Section]:
     """The sections of the page, in the order in which operators were run."""
-    if not len(rows):
-        return []
-    providers = list(dict.fromkeys(rows[rows.status == "measured"].provider))
-    look = looks(providers, set(rows[rows.role == "kernel"].provider))
     numbers = itertools.count(1)
     return [
         Section(
-            operator=str(operator),
-            mode=str(mode),
-            plots=_plots(each, look, numbers, runs),
-            lines=[_line(row) for _, row in _ordered(each[each.status == "measured"]).iterrows()],
-            absent=_gaps(each[each.status == "absent"]),
-            failed=_gaps(each[each.status == "failed"]),
+            anchor=f"section-{number}",
+            operator=str(rows_of.operator.iloc[0]),
+            mode=str(rows_of["mode"].iloc[0]),
+            told=throughput(rows_of),
+            facets=list(_facets(rows_of, look, names, numbers)),
+            cases=list(_cases(rows_of, names)),
+            gaps=int((rows_of.status != "measured").sum()),
         )
-        for (operator, mode), each in rows.groupby(["operator", "mode"], sort=False)
+        for number, (_, rows_of) in enumerate(rows.groupby(["operator", "mode"], sort=False), start=1)
     ]
 
 
-def _ordered(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.sort_values(["run", "other", "seq_len", "median_s"], na_position="first")
+def run_names(runs: list[Run]) -> dict[str, str]:
+    """A name for each run by its path: its device, and where devices repeat, its start and commit too."""
+    devices = [run.device for run in runs]
+    return {
+        run.path: run.device if devices.count(run.device) == 1 else f"{run.device}, {run.started}, {run.commit[:12]}"
+        for run in runs
+    }
 
 
-def _plots(
-    rows: pd.DataFrame, look: dict[str, tuple[str, str]], numbers: itertools.count[int], runs: list[Run]
-) -> list[Plot]:
-    """One figure per run and per combination of the axes other than length."""
-    measured = rows[rows.median_s.notna() & rows.seq_len.notna()]
-    devices = {str(run.path): str(run.device["name"]) for run in runs}
-    plots = []
-    for (run, other), case in measured.groupby(["run", "other"], sort=False):
-        title = f"{other} on {devices[str(run)]}" if len(runs) > 1 else str(other)
-        names = ", ".join(dict.fromkeys(case.provider))
-        lengths = f"{int(case.seq_len.min())} to {int(case.seq_len.max())}"
-        alt = (
-            f"{case.operator.iloc[0]} {case['mode'].iloc[0]}, {title}: time per call, throughput and peak memory of "
-            f"{names} at sequence lengths {lengths}; the figures are in the table below"
+def moment(started: str) -> str:
+    """When a run started, for readers; as it stands if it is no ISO time."""
+    try:
+        return datetime.fromisoformat(started).strftime("%Y-%m-%d %H:%M %Z").strip()
+    except ValueError:
+        return started
+
+
+def told(name: str, value: str | float) -> str:
+    """A further fact of a device: `memory_bytes` in binary units, all else as it stands, under the name it has."""
+    if name.endswith("_bytes") and not isinstance(value, str):
+        return f"{name.removesuffix('_bytes').replace('_', ' ')} {units.size(value)}"
+    return f"{name.replace('_', ' ')} {value}"
+
+
+def place(ratio: float) -> float:
+    """Where a ratio stands on a gauge of 100 that is logarithmic, has 1x in its middle and ends at 1/4x and 4x."""
+    return min(98.0, max(2.0, 50 + 24 * math.log2(ratio))) if ratio > 0 else 50.0
+
+
+def _facets(
+    rows: pd.DataFrame, look: dict[str, Look], names: dict[str, str], numbers: Iterator[int]
+) -> Iterator[Facet]:
+    """One facet per run and per combination of the axes that panels do not run along."""
+    measured = rows[rows.median_s.notna()]
+    for (run, facet, _), each in measured.groupby([measured.run, measured.facet, measured.x.isna()], sort=False):
+        title = _title(str(facet), str(run), names)
+        yield Facet(
+            title=title,
+            providers=list(dict.fromkeys(each.provider)),
+            panels=[
+                Panel(
+                    title=quantity.title,
+                    svg=Markup(panel(each, quantity, look, f"plot-{next(numbers)}")),
+                    alt=_alt(each, quantity, title),
+                )
+                for quantity in quantities(throughput(rows))
+            ],
         )
-        plots.append(Plot(figure(case, look, f"figure-{next(numbers)}"), alt, title))
-    return plots
 
 
-def _line(row: pd.Series) -> Line:
-    told = throughput(row.to_frame().T)
-    used = row.error / row.budget if row.budget else 0.0
-    return Line(
-        provider=str(row.provider),
-        role=str(row.role),
-        case=label(row),
-        median=units.seconds(row.median_s),
-        interval=f"{units.seconds(row.low_s)} to {units.seconds(row.high_s)}",
-        rate=units.rate(row[told.column], told.scale, told.unit),
-        over_naive=units.ratio(row.over_naive),
-        over_rival=units.ratio(row.over_rival),
-        memory=units.size(row.peak_bytes),
-        used=units.percent(used),
-        proven=str(row.proven_rows),
-        rounds=f"{int(row.rounds)}, {row.stopped}",
-        clock=str(row.timer),
-        command=str(row.command),
-        note=str(row.reason),
-    )
-
-
-def _gaps(rows: pd.DataFrame) -> list[Gap]:
-    """Rows without a figure, one entry per provider, reason and remedy."""
-    return [
-        Gap(str(provider), str(reason), str(remedy), [label(row) for _, row in each.iterrows()])
-        for (provider, reason, remedy), each in rows.groupby(["provider", "reason", "remedy"], sort=False)
+def _alt(rows: pd.DataFrame, quantity: Quantity, title: str) -> str:
+    """What a panel shows, in words: what against what, and the values at the end."""
+    lengths = sorted(set(rows.x.dropna()))
+    mode = str(rows["mode"].iloc[0])
+    what = f"{quantity.title}: {rows.operator.iloc[0]} {MODES.get(mode, mode)}, {title}"
+    last = rows[rows.x == lengths[-1]] if lengths else rows
+    axis = axis_title(str(rows.axis.iloc[0]))
+    where = f", against {axis} from {units.plain(lengths[0])} to {units.plain(lengths[-1])}" if len(lengths) > 1 else ""
+    values = [
+        f"{row.provider} {quantity.text(row[quantity.column] * quantity.scale)}"
+        for _, row in last.sort_values("median_s").head(NAMED).iterrows()
+        if pd.notna(row[quantity.column])
     ]
+    at = f"at {units.plain(lengths[-1])}" if lengths else "here"
+    return f"{what}{where}. {at.capitalize()}: {', '.join(values) or 'not measured'}."
+
+
+def _cases(rows: pd.DataFrame, names: dict[str, str]) -> Iterator[Case]:
+    measured = rows[rows.median_s.notna()].sort_values("median_s", kind="stable")
+    ordered = measured.sort_values(["run", "facet", "x"], kind="stable", na_position="first")
+    for (run, _, case), each in ordered.groupby(["run", "case_id", "case"], sort=False):
+        yield Case(_title(str(case), str(run), names), [row for _, row in each.iterrows()])
+
+
+def _title(case: str, run: str, names: dict[str, str]) -> str:
+    """The name of a case, with that of its run where there are several."""
+    return " on ".join(part for part in (case or "the only case", names[run] if len(names) > 1 else "") if part)

@@ -1,116 +1,222 @@
-"""Figures as SVG text: time, throughput and peak memory against sequence length, one line per provider."""
+"""Panels as SVG text: time, throughput and peak memory, one line per provider, bands from the raw samples."""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, MultipleLocator, NullLocator
 
 from reports import units
-from reports.derive import throughput
+from reports.derive import Throughput
+from reports.looks import LIGHT, Look
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow (too faint on white). Markers
-# differ as well. Ours is always vermilion.
-OURS = "#d55e00"
-COLOURS = ("#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f5fc7", "#8c6d31", "#5d8a8a")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 # Drawn in these, then replaced by what the page's style says, so that a figure follows light and dark.
-INK, GRID = "#010203", "#040506"
-PANEL_INCHES = (3.6, 2.9)
+INK, RULE = "#010203", "#040506"
+WIDTH_INCHES, HEIGHT_INCHES, LINE_INCHES = 3.7, 2.5, 0.21
+TICKS = 7
+# Of marker and line, by rank. Naive lies below and is broad: it shows where others lie upon it.
+SIZES = {1: (5.5, 2.8), 2: (4.5, 1.4), 3: (4.5, 1.9)}
 
 STYLE: Any = {
     "svg.fonttype": "none",
+    "svg.hashsalt": "rooftile",  # ids, and so the page, are the same for the same results
     "font.family": "sans-serif",
-    "font.size": 9,
+    "font.size": 8.5,
     "text.parse_math": False,
     "text.color": INK,
-    "axes.edgecolor": GRID,
+    "axes.edgecolor": RULE,
     "axes.labelcolor": INK,
-    "axes.titlesize": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "grid.color": GRID,
+    "axes.axisbelow": True,
+    "xtick.color": RULE,
+    "ytick.color": RULE,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "grid.color": RULE,
     "grid.linewidth": 0.6,
 }
 
 
-def looks(providers: Sequence[str], kernels: set[str]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of every provider, the same all over a page: naive in ink, our kernels vermilion."""
-    others = [name for name in providers if name != "naive" and name not in kernels]
-    found = {name: (COLOURS[i % len(COLOURS)], MARKERS[1 + i % (len(MARKERS) - 1)]) for i, name in enumerate(others)}
-    found |= {name: (OURS, MARKERS[i % len(MARKERS)]) for i, name in enumerate(sorted(kernels))}
-    return found | {"naive": (INK, "o")}
+@dataclass(frozen=True)
+class Quantity:
+    """What a panel shows: a column, the columns of its band (if any), and how its values are told."""
+
+    title: str
+    column: str
+    band: tuple[str, str] | None
+    text: Callable[[float], str]
+    logarithmic: bool
+    scale: float = 1.0
 
 
-def figure(rows: pd.DataFrame, look: dict[str, tuple[str, str]], name: str) -> str:
-    """The three panels of one operator, mode and combination of other axes, as SVG. `name` makes its ids unique."""
-    rows = rows[rows.median_s.notna()].sort_values("seq_len")
-    told = throughput(rows)
+def quantities(told: Throughput) -> tuple[Quantity, ...]:
+    """The three panels of an operator whose throughput is told so."""
+    return (
+        Quantity("Time per call", "median_s", ("q1_s", "q3_s"), units.seconds, logarithmic=True),
+        Quantity(
+            f"Throughput, {told.unit}", told.column, ("q3", "q1"), units.digits, logarithmic=False, scale=told.scale
+        ),
+        Quantity("Peak memory above inputs", "peak_bytes", None, units.size, logarithmic=True),
+    )
+
+
+def panel(rows: pd.DataFrame, quantity: Quantity, look: dict[str, Look], name: str) -> str:
+    """A panel of the measured rows of one facet: lines along `x`, or dots where there is but one. `name` is unique."""
+    rows = rows.assign(q1=rows[quantity.column] * rows.median_s / rows.q1_s)
+    rows = rows.assign(q3=rows[quantity.column] * rows.median_s / rows.q3_s)
+    along = len(set(rows.x.dropna())) > 1
     with mpl.rc_context(STYLE):
-        drawn = Figure(figsize=(3 * PANEL_INCHES[0], PANEL_INCHES[1] + 0.5), layout="constrained")
-        time, rate, memory = drawn.subplots(1, 3)
-        for provider, line in rows.groupby("provider", sort=False):
-            colour, marker = look[str(provider)]
-            style = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1.4, "label": str(provider)}
-            time.plot(line.seq_len, line.median_s, **style)
-            time.fill_between(line.seq_len, line.q1_s, line.q3_s, color=colour, alpha=0.18, linewidth=0)
-            rate.plot(line.seq_len, line[told.column] * told.scale, **style)
-            work = line[told.column] * line.median_s * told.scale
-            rate.fill_between(line.seq_len, work / line.q3_s, work / line.q1_s, color=colour, alpha=0.18, linewidth=0)
-            memory.plot(line.seq_len, line.peak_bytes, **style)
-        lengths = sorted({int(length) for length in rows.seq_len})
-        _panel(time, "time per call (band: quartiles)", lengths, units.seconds)
-        _panel(rate, f"throughput, {told.unit}", lengths, lambda value: f"{value:g}")
-        _panel(memory, "peak memory above inputs", lengths, units.size)
-        handles, labels = time.get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside lower center", ncols=min(8, len(labels)), frameon=False)
+        height = HEIGHT_INCHES if along else max(1.2, 0.7 + LINE_INCHES * len(rows))
+        drawn = Figure(figsize=(WIDTH_INCHES, height))
+        left, below, above = (0.19, 0.42, 0.12) if along else (0.33, 0.34, 0.12)
+        axes = drawn.add_axes((left, below / height, 0.96 - left, 1 - (below + above) / height))
+        axes.grid(visible=True, axis="y" if along else "x")
+        (_lines if along else _dots)(axes, rows, quantity, look)
         return _svg(drawn, name)
 
 
-def _panel(axes: Axes, title: str, lengths: list[int], text: Callable[[float], str]) -> None:
-    """Both axes logarithmic; ticks at the lengths that were run, and at round numbers of the quantity."""
-    axes.set_title(title, loc="left")
-    axes.set_xlabel("sequence length")
+def swatch(look: Look, name: str) -> str:
+    """A piece of a provider's line, for legends."""
+    with mpl.rc_context(STYLE):
+        drawn = Figure(figsize=(0.36, 0.18))
+        axes = drawn.add_axes((0, 0, 1, 1))
+        axes.axis("off")
+        axes.set(xlim=(-1, 1), ylim=(-1, 1))
+        axes.plot([-1, 0, 1], [0, 0, 0], markevery=[1], **_style(look))
+        return _svg(drawn, name)
+
+
+def _lines(axes: Axes, rows: pd.DataFrame, quantity: Quantity, look: dict[str, Look]) -> None:
+    for provider, line in rows.sort_values("x").groupby("provider", sort=False):
+        style = _style(look[str(provider)])
+        axes.plot(line.x, line[quantity.column] * quantity.scale, **style)
+        if quantity.band:
+            low, high = (line[name] * quantity.scale for name in quantity.band)
+            axes.fill_between(line.x, low, high, color=style["color"], alpha=0.16, linewidth=0)
+    places = sorted({float(x) for x in rows.x})
+    while len(places) > TICKS:
+        places = places[len(places) % 2 == 0 :: 2]
     axes.set_xscale("log", base=2)
-    axes.set_xticks(lengths, [str(length) for length in lengths])
+    axes.set_xticks(places, [units.plain(place) for place in places])
     axes.xaxis.set_minor_locator(NullLocator())
-    if not any((np.asarray(line.get_ydata(), float) > 0).any() for line in axes.lines):
-        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center")
-        axes.set_yticks([])
+    axes.set_xlabel(clipped(axis_title(rows.axis.iloc[0]), 40))
+    _scale(axes, "y", rows, quantity)
+
+
+def _dots(axes: Axes, rows: pd.DataFrame, quantity: Quantity, look: dict[str, Look]) -> None:
+    """One line per provider, the fastest on top."""
+    rows = rows.sort_values("median_s", ascending=False, kind="stable")
+    for place, (_, row) in enumerate(rows.iterrows()):
+        style = _style(look[str(row.provider)])
+        if pd.isna(row[quantity.column]):
+            axes.annotate("not measured", (0, place), (4, 0), textcoords="offset points", va="center")
+            continue
+        if quantity.band:
+            ends = [row[name] * quantity.scale for name in quantity.band]
+            axes.plot(ends, [place, place], color=style["color"], alpha=0.3, linewidth=5, solid_capstyle="butt")
+        axes.plot([row[quantity.column] * quantity.scale], [place], **style)
+    axes.set_yticks(range(len(rows)), [clipped(str(name), 16) for name in rows.provider])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.tick_params(axis="y", length=0)
+    _scale(axes, "x", rows, quantity)
+
+
+def _scale(axes: Axes, direction: Literal["x", "y"], rows: pd.DataFrame, quantity: Quantity) -> None:
+    """The scale and the ticks of the quantity; says so where no row has it."""
+    values = (rows[quantity.column] * quantity.scale).dropna()
+    axis = axes.yaxis if direction == "y" else axes.xaxis
+    if not len(values):
+        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center")
+        axis.set_ticks([])
         return
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    if text is units.size:
-        axes.yaxis.set_major_locator(LogLocator(base=2, numticks=7))
-    elif high / low < 30:  # less than a decade and a half: decades alone would leave the axis without numbers
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    if direction == "y" and quantity.logarithmic and values.max() > 0:
+        _logarithmic(axes, values, binary=quantity.text is units.size)
+    else:
+        # A band that dwarfs every median would press all lines to the floor, so it may leave the panel at the top.
+        most = min(axes.dataLim.max[0 if direction == "x" else 1], 2 * values.max()) or 1.0
+        (axes.set_ylim if direction == "y" else axes.set_xlim)(0, 1.05 * most)
+        axis.set_major_locator(_locator(quantity, 1.05 * most, 4 if direction == "x" else 5))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _short(quantity.text(value))))
+
+
+def _locator(quantity: Quantity, most: float, count: int) -> Locator:
+    """Ticks from zero at round numbers: of bytes in binary, of all else in decimal."""
+    if quantity.text is not units.size:
+        return MaxNLocator(count, steps=[1, 2, 2.5, 5, 10])
+    return MultipleLocator(2.0 ** np.ceil(np.log2(most / count)))
+
+
+def _logarithmic(axes: Axes, values: pd.Series[float], *, binary: bool) -> None:
+    """A logarithmic y axis, with a straight piece down to zero where some value is zero."""
+    base = 2 if binary else 10
+    if (values == 0).any():
+        axes.set_yscale("symlog", linthresh=float(values[values > 0].min()), base=base)
+        axes.set_ylim(0, None)
+        return
+    axes.set_yscale("log", base=base)
+    bottom, top = axes.get_ylim()
+    if top / bottom < 4:
+        middle = float(np.sqrt(bottom * top))
+        bottom, top = axes.set_ylim(middle / 2, middle * 2)
+    if binary:
+        octaves = max(1, round(np.log2(top / bottom) / 5))
+        axes.yaxis.set_major_locator(LogLocator(base=2.0**octaves, numticks=12))
+    else:
+        subs = (1, 2, 3, 5) if top / bottom < 10 else (1, 3) if top / bottom < 300 else (1,)
+        axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(text(value))))
-    axes.grid(visible=True, which="major")
+
+
+def _style(look: Look) -> dict[str, Any]:
+    return {
+        "color": LIGHT[look.colour],
+        "marker": look.marker,
+        "linestyle": look.line,
+        "markersize": SIZES[look.rank][0],
+        "linewidth": SIZES[look.rank][1],
+        "zorder": 2 + look.rank,
+    }
+
+
+def axis_title(axis: str) -> str:
+    """The name of an axis in words."""
+    return {"seq_len": "sequence length"}.get(axis, axis.replace("_", " "))
+
+
+def clipped(text: str, length: int) -> str:
+    """Text on one line, shortened where it is too long for a plot."""
+    text = " ".join(text.split())
+    return text if len(text) <= length else f"{text[: length - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _short(text: str) -> str:
-    """A tick's text without digits that say nothing, e.g. `100 ms` for `100.0 ms`."""
-    return re.sub(r"(\d)\.0+(?=\D|$)", r"\1", text)
+    """A tick's text without digits that say nothing, e.g. `100 ms` for `100.0 ms`, `0.5` for `0.500`."""
+    return re.sub(r"(\.\d*?)0+(?=\D|$)", lambda found: "" if found[1] == "." else found[1], text)
 
 
 def _svg(drawn: Figure, name: str) -> str:
-    """The figure as an inline SVG element, its ids unique on the page, ink and grid left to the page's style."""
+    """The figure as an SVG element, its ids unique on the page, its colours left to the page's style."""
     buffer = io.StringIO()
-    drawn.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a font that lacks a letter only measures it wrongly: the browser draws it
+        drawn.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<defs>\s*</defs>", "", text, flags=re.DOTALL)
+    text = re.sub(r"\s+", " ", text)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(url\(|href=")#', rf"\1#{name}-", text)
-    return text.replace(INK, "currentColor").replace(GRID, "var(--rule)")
+    for colour, hexadecimal in LIGHT.items():
+        text = text.replace(hexadecimal, f"var(--{colour})")
+    return text.replace(INK, "currentColor").replace(RULE, "var(--rule)")

@@ -1,67 +1,103 @@
-"""The table on the terminal: one line per measured row, then what is absent and why."""
+"""The table on the terminal: one line per measured row, then what failed and what is absent, and why."""
 
 from __future__ import annotations
 
+import os
+from textwrap import fill
+
 import pandas as pd
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from reports import units
-from reports.derive import label, throughput
+from reports.derive import Throughput, throughput
+from reports.gaps import gaps
 from reports.load import Results
+from reports.page import moment, run_names
+from reports.standing import first_line, standings
 
-COLUMNS = "  {:<18}{:>10}{:>10}{:>15}{:>12}{:>9}"
+COLUMNS = "  {:<16}{:>9}{:>8}{:>15}{:>11}{:>10}{:>8}"
+PLAIN_WIDTH = 160  # of text that goes to a file or a pipe, where nothing says how wide it may be
 
 
-def show(results: Results, rows: pd.DataFrame, console: Console) -> None:
-    """Print runs, measured rows, failures and absences."""
+def console() -> Console:
+    """The terminal, or a wide page where there is none."""
+    found = Console(highlight=False)
+    return found if found.is_terminal or "COLUMNS" in os.environ else Console(width=PLAIN_WIDTH, highlight=False)
+
+
+def show(results: Results, rows: pd.DataFrame, to: Console) -> None:
+    """Print the runs, the measured rows of each, where operators stand, failures and absences."""
+    names = run_names(results.runs)
     for run in results.runs:
-        dirty = " with uncommitted changes" if run.dirty else ""
-        console.print(
-            Text(f"{run.device['name']}, commit {run.commit[:12]}{dirty}, {run.started}, profile {run.profile}")
-        )
+        line = Text(f"{run.device}, commit {run.commit[:12]}, {moment(run.started)}, profile {run.profile}", "bold")
+        if run.dirty is not False:
+            words = "UNCOMMITTED CHANGES" if run.dirty else "UNKNOWN STATE OF THE TREE"
+            line.append(f"\n{words}: these figures belong to no commit", "bold red")
+        to.print(line)
+        of_run = rows[(rows.run == run.path) & (rows.status == "measured")]
+        if len(of_run):
+            _measured(of_run, to)
     if len(rows):
-        _print_measured(rows, console)
-        _print_gaps(rows, console)
-    for path, reason in results.left_out:
-        console.print(Text(f"left out: {path} {reason}", style="red"))
+        to.print(_standings(rows, names))
+        _print_gaps(rows, to)
 
 
-def _print_measured(rows: pd.DataFrame, console: Console) -> None:
-    """A line per case, and under it one per provider. `+-` is half the 95 % interval of the median."""
-    header = COLUMNS.format("provider", "median", "+-", "throughput", "memory", "budget")
-    console.print(Text(header, style="dim"))
-    before = ""
-    for _, row in rows[rows.status == "measured"].sort_values(["run"], kind="stable").iterrows():
-        case = f"{row.operator} {row['mode']}: {label(row)}"
-        if case != before:
-            console.print(Text(case, style="bold"))
-            before = case
-        told = throughput(row.to_frame().T)
-        line = COLUMNS.format(
-            str(row.provider),
-            units.seconds(row.median_s),
-            units.percent((row.high_s - row.low_s) / 2 / row.median_s),
-            units.rate(row[told.column], told.scale, told.unit),
-            units.size(row.peak_bytes),
-            units.percent(row.error / row.budget if row.budget else 0.0),
-        )
-        console.print(Text(line))
+def _measured(rows: pd.DataFrame, to: Console) -> None:
+    """A line per case, and under it one per provider, the fastest first; `+-` is half the median's 95 % interval."""
+    to.print(Text(COLUMNS.format("provider", "median", "+-", "throughput", "memory", "vs rival", "budget"), "dim"))
+    for _, of_operator in rows.groupby(["operator", "mode"], sort=False):
+        told = throughput(of_operator)
+        ordered = of_operator.sort_values("median_s", kind="stable").sort_values(["facet", "x"], kind="stable")
+        for _, case in ordered.groupby("case_id", sort=False):
+            to.print(Text(f"{case.operator.iloc[0]} {case['mode'].iloc[0]}: {case.case.iloc[0]}", "bold"))
+            for _, row in case.iterrows():
+                to.print(Text(_line(row, told), "bold" if row.role == "kernel" else ""))
 
 
-def _print_gaps(rows: pd.DataFrame, console: Console) -> None:
-    """Failures and absences, once per provider and reason."""
-    failed = rows[rows.status == "failed"]
-    for (operator, mode, provider, reason), each in failed.groupby(["operator", "mode", "provider", "reason"]):
-        cases = "; ".join(label(row) for _, row in each.iterrows())
-        console.print(Text(f"FAILED {operator} {mode} {provider} on {cases}: {reason}", style="red"))
-    absent = rows[rows.status == "absent"]
-    if not len(absent):
-        return
-    table = Table("absent", "of", "why", "mend with", box=box.SIMPLE)
-    for (provider, reason, remedy), each in absent.groupby(["provider", "reason", "remedy"], sort=False):
-        operators = ", ".join(dict.fromkeys(each.operator))
-        table.add_row(*(Text(str(part)) for part in (provider, operators, reason, remedy)))
-    console.print(table)
+def _line(row: pd.Series, told: Throughput) -> str:
+    return COLUMNS.format(
+        str(row.provider),
+        units.seconds(row.median_s),
+        units.percent((row.high_s - row.low_s) / 2 / row.median_s),
+        f"{units.rate(row[told.column], told.scale)} {told.unit}",
+        units.size(row.peak_bytes),
+        units.ratio(row.over_rival),
+        units.percent(row.error / row.budget if row.budget else row.error),
+    )
+
+
+def _standings(rows: pd.DataFrame, names: dict[str, str]) -> Table:
+    title = Text("\nour kernels against their strongest rivals, on the largest case", "bold")
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("operator", "fastest", "ours"):
+        table.add_column(column, overflow="fold")
+    for each in standings(rows):
+        ratio = f"{units.ratio(each.ratio)} the speed of {each.rival}" if each.ratio == each.ratio else each.reason
+        device = f" on {names[each.run]}" if len(names) > 1 else ""
+        spread = units.percent((each.fastest_high_s - each.fastest_low_s) / 2 / each.fastest_s)
+        fastest = f"{each.fastest} {units.seconds(each.fastest_s)} +- {spread}" if each.fastest else units.NOTHING
+        parts = f"{each.operator} {each.mode}{device}", fastest
+        table.add_row(*(Text(part) for part in parts), Text(ratio, "red" if each.failed else ""))
+    return table
+
+
+def _print_gaps(rows: pd.DataFrame, to: Console) -> None:
+    """Failures loudly, then absences, once per provider and reason."""
+    found = gaps(rows)
+    for gap in (each for each in found if each.status == "failed"):
+        count = f"{len(gap.cases)} {'row' if len(gap.cases) == 1 else 'rows'}"
+        words = f"FAILED {gap.provider} on {', '.join(gap.where)}, {count}: {first_line(gap.reason)}"
+        to.print(Text(f"\n{words}", "bold red"))
+        to.print(Text(f"  {gap.commands[0]}"), soft_wrap=True)
+    absent = [each for each in found if each.status == "absent"]
+    if absent:
+        to.print(Text("\nabsent, and why", "bold"))
+    for gap in absent:
+        operators = ", ".join(dict.fromkeys(where.split()[0] for where in gap.where))
+        line = f"  {gap.provider:<16}{len(gap.cases):>3} of {operators}: {first_line(gap.reason)}"
+        indent = " " * 19
+        to.print(Text(fill(line, to.width, subsequent_indent=indent, break_on_hyphens=False)), soft_wrap=True)
+        if gap.remedy:
+            to.print(Text(f"{indent}mend with {gap.remedy}", "dim"), soft_wrap=True)

@@ -19,33 +19,45 @@ def size(value: float | None) -> str:
     return "0 B" if value == 0 else _scaled(value, SIZES)
 
 
-def rate(value: float | None, scale: float, unit: str) -> str:
-    """A throughput, e.g. `1.23 TFLOP/s`."""
-    return NOTHING if _missing(value) else f"{_digits(float(value or 0) * scale)} {unit}"
+def rate(value: float | None, scale: float) -> str:
+    """A throughput in the unit that `scale` stands for, e.g. `1.23`; the unit stands above the column."""
+    return NOTHING if value is None or _missing(value) else digits(value * scale)
 
 
 def ratio(value: float | None) -> str:
     """How many times, e.g. `1.23x`."""
-    return NOTHING if _missing(value) else f"{value:.2f}x"
+    return NOTHING if value is None or _missing(value) else f"{digits(value)}x"
 
 
 def percent(value: float | None) -> str:
-    """A share, e.g. `12 %`."""
-    return NOTHING if _missing(value) else f"{100 * float(value or 0):.2g} %"
+    """A share, e.g. `12 %`, `0.25 %`."""
+    if value is None or _missing(value):
+        return NOTHING
+    share = 100 * value
+    return f"{share:.0f} %" if abs(share) >= 9.95 else f"{share:.2g} %"
 
 
-def _missing(value: float | None) -> bool:
-    return value is None or math.isnan(value) or math.isinf(value)
+def plain(value: float) -> str:
+    """A number of a case as it stands, e.g. `131072`, `0.5`; - where there is none."""
+    return NOTHING if _missing(value) else f"{value:.0f}" if value == round(value) and value < 1e9 else f"{value:.4g}"
+
+
+def digits(value: float) -> str:
+    """Three significant digits without an exponent, e.g. `0.0123`, `1.23`, `12.3`, `1234`."""
+    if not value:
+        return "0"
+    value = float(f"{value:.3g}") if abs(value) < 1000 else value
+    decimals = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{min(decimals, 9)}f}"
+
+
+def _missing(value: float) -> bool:
+    return math.isnan(value) or math.isinf(value)
 
 
 def _scaled(value: float | None, units: tuple[tuple[float, str], ...]) -> str:
+    """The value in the largest unit of which it holds at least one, once rounded: never `1000 us`, always `1.00 ms`."""
     if value is None or _missing(value):
         return NOTHING
-    scale, unit = next((each for each in units if abs(value) >= each[0]), units[-1])
-    return f"{_digits(value / scale)} {unit}"
-
-
-def _digits(value: float) -> str:
-    """Three significant digits without an exponent."""
-    decimals = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
-    return f"{value:.{min(decimals, 6)}f}"
+    scale, unit = next((each for each in units if abs(value) >= 0.9995 * each[0]), units[-1])
+    return f"{digits(value / scale)} {unit}"

@@ -104,9 +104,9 @@ def test_crash_costs_only_the_row_that_crashed(book: Ledger, culprit: str, reaso
 
 
 def test_hang_costs_only_the_row_that_hangs(book: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child.Child.ask, "__defaults__", (12.0,))
+    monkeypatch.setattr(child.Child.ask, "__defaults__", (20.0,))
     records = _records(book, "hanging", "eager")
-    assert (records["hanging"].status, records["hanging"].reason) == ("failed", "no sign of life for 12 s")
+    assert (records["hanging"].status, records["hanging"].reason) == ("failed", "no sign of life for 20 s")
     assert records["eager"].status == "measured"
 
 

@@ -105,7 +105,7 @@ def test_too_few_samples_have_no_interval() -> None:
 def test_short_calls_are_timed_in_batches() -> None:
     lap = HostClock().lap(lambda: None)
     assert lap.calls > 100
-    assert lap.run()["host"] < 5e-6
+    assert min(lap.run()["host"] for _ in range(5)) < 5e-6, "expected seconds per call, not per batch"
 
 
 def test_harness_adds_at_most_five_percent() -> None:

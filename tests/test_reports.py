@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import subprocess
@@ -11,15 +12,18 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from reports import units
 from reports.__main__ import app
-from reports.derive import derive, standings, throughput
+from reports.derive import derive, throughput
 from reports.load import Results, expand, load, newest
+from reports.looks import DARK, LIGHT, looks
 from reports.page import render
+from reports.standing import Standing, standings
 
 MIB = 1 << 20
 
@@ -39,8 +43,8 @@ def _record(
         "status": "measured",
         "reason": "",
         "remedy": "",
-        "traffic_bytes": 16 * MIB,
-        "flops": 4 * MIB,
+        "traffic_bytes": 16 * MIB * length // 512,
+        "flops": 4 * MIB * length // 512,
         "timer": "host",
         "other_samples_s": {},
         "proof": {"error": 1.0, "budget": 4.0, "rows": "all"},
@@ -58,21 +62,22 @@ def _record(
 
 def _file(
     folder: Path,
-    measured: Sequence[tuple[dict[str, Any], list[float]]],
+    measured: Sequence[tuple[dict[str, Any], Any]],
     absent: Sequence[dict[str, Any]] = (),
     **facts: Any,
 ) -> Path:
-    path = folder / "results" / "simulated" / f"{facts.get('started', '20260101T000000Z')}.json"
+    started = facts.get("started", "2026-01-01T00:00:00Z")
+    path = folder / "results" / "simulated" / f"{re.sub('[-:]', '', started)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     run = {
         "schema": 1,
-        "device": {"name": "Simulated", "kind": "cpu"},
+        "device": {"name": "Simulated", "kind": "cpu", "cores": 2, "memory_bytes": 16 << 30},
         "versions": {"torch": "2.13.0"},
         "commit": "0123456789abcdef",
         "dirty": False,
         "command": "pytest bench --benchmark-only",
         "profile": "smoke",
-        "started": "2026-01-01T00:00:00Z",
+        "started": started,
         "overhead": 0.01,
         "absent": list(absent),
     }
@@ -95,174 +100,418 @@ def typical(tmp_path: Path) -> Path:
     ]
     reasons = {"status": "absent", "reason": "No module named 'liger_kernel'", "remedy": "pip install liger-kernel"}
     absent = [_record("liger", length, **reasons) for length in (512, 1024, 2048)]
-    absent.append(_record("quack", 512, status="failed", reason="Disproved: output 0, row 3: expected an error of ..."))
+    failure = "Disproved: output 0, row 3: expected an error of ...\nTraceback: deep inside"
+    absent.append(_record("quack", 512, status="failed", reason=failure))
     return _file(tmp_path, measured, absent)
 
 
-def _rows(path: Path) -> pd.DataFrame:
-    return derive(load([path]).rows)
+def _load(*paths: Path) -> Results:
+    return load([[path] for path in paths])
+
+
+def _rows(*paths: Path) -> pd.DataFrame:
+    return derive(_load(*paths).rows)
 
 
 def _row(path: Path, provider: str, length: int) -> Any:
     rows = _rows(path)
-    return rows[(rows.provider == provider) & (rows.seq_len == length)].iloc[0]
+    return rows[(rows.provider == provider) & (rows.x == length)].iloc[0]
 
 
-def _page(path: Path) -> str:
-    results = load([path])
+def _page(*paths: Path) -> str:
+    results = _load(*paths)
     return render(results, derive(results.rows))
+
+
+def _words(page: str) -> str:
+    """What a page says, without markup, drawings and double spaces."""
+    page = re.sub(r"<style>.*?</style>|<svg.*?</svg>", "", page, flags=re.DOTALL)
+    return " ".join(re.sub(r"<[^>]*>", " ", page).split())
+
+
+def _standing(*paths: Path) -> Standing:
+    return standings(_rows(*paths))[0]
+
+
+def _command(*arguments: object, columns: int = 120) -> Result:
+    return CliRunner().invoke(app, [str(each) for each in arguments], env={"COLUMNS": str(columns)})
 
 
 def test_figures_follow_from_the_samples(typical: Path) -> None:
     eager = _row(typical, "eager", 1024)
     assert eager.median_s == pytest.approx(4e-3)
-    assert eager.bytes_per_s == pytest.approx(16 * MIB / 4e-3)
-    assert eager.flop_per_s == pytest.approx(4 * MIB / 4e-3)
+    assert eager.bytes_per_s == pytest.approx(32 * MIB / 4e-3)
+    assert eager.flop_per_s == pytest.approx(8 * MIB / 4e-3)
     assert (eager.low_s, eager.high_s) == (pytest.approx(4e-3 * 0.97), pytest.approx(4e-3 * 1.03))
-    assert eager.q1_s == pytest.approx(4e-3 * 0.985)
+    assert (eager.q1_s, eager.q3_s) == (pytest.approx(4e-3 * 0.985), pytest.approx(4e-3 * 1.015))
     assert eager.over_naive == pytest.approx(2)
 
 
+def test_the_interval_of_the_median_covers_it_as_often_as_it_says(tmp_path: Path) -> None:
+    draws = np.random.default_rng(0).lognormal(0.0, 0.5, size=(400, 15))
+    path = _file(tmp_path, [(_record("eager", i + 1), draw.tolist()) for i, draw in enumerate(draws)])
+    rows = _rows(path)
+    covered = ((rows.low_s <= 1.0) & (rows.high_s >= 1.0)).mean()
+    assert 0.95 <= covered < 0.99, "of 15 order statistics the narrowest interval of 95 % covers 96.5 %"
+
+
 def test_the_rival_is_the_strongest_and_never_naive_nor_ours(typical: Path) -> None:
-    assert _row(typical, "triton", 512).over_rival == pytest.approx(2)  # eager, not naive
+    triton = _row(typical, "triton", 512)
+    assert (triton.rival, triton.over_rival) == ("eager", pytest.approx(2))
+    assert triton.over_rival_low == pytest.approx(2 * 0.97 / 1.03)
+    assert triton.over_rival_high == pytest.approx(2 * 1.03 / 0.97)
     assert pd.isna(_row(typical, "eager", 512).over_rival), "expected no rival where only naive and ours are left"
-    standing = standings(_rows(typical))[0]
-    assert (standing.fastest, standing.rival, standing.ours) == ("triton", "eager", "2.00x")
-    assert standing.case == "llama3-8b, bf16, 2048"
 
 
-def test_an_absent_kernel_says_why_in_the_overview(tmp_path: Path) -> None:
-    absent = [_record("triton", 512, status="absent", reason="needs a GPU")]
-    standing = standings(_rows(_file(tmp_path, [(_record("eager", 512), _around(1e-3))], absent)))[0]
-    assert (standing.fastest, standing.rival, standing.ours) == ("eager", "eager", "needs a GPU")
+def test_the_strongest_of_several_peers_is_the_rival_even_if_naive_is_faster(tmp_path: Path) -> None:
+    times = {"naive": 1e-3, "inductor": 3e-3, "eager": 4e-3, "liger": 2e-3, "triton": 2.5e-3}
+    path = _file(tmp_path, [(_record(name, 512), _around(time)) for name, time in times.items()])
+    assert _row(path, "triton", 512).over_rival == pytest.approx(0.8)
+    assert _row(path, "liger", 512).over_rival == pytest.approx(1.5), "the strongest is compared with the next"
+    standing = _standing(path)
+    assert (standing.fastest, standing.rival, standing.ours) == ("naive", "liger", "triton")
+    assert "0.800x the speed of liger" in _words(_page(path))
+
+
+def test_the_overview_judges_the_largest_case_of_which_ours_has_a_time(typical: Path, tmp_path: Path) -> None:
+    standing = _standing(typical)
+    assert (standing.case, standing.fastest, standing.wins, standing.cases) == ("llama3-8b, bf16, 2048", "triton", 3, 3)
+    assert (standing.ratio, standing.ratio_least, standing.ratio_most) == pytest.approx((2, 2, 2))
+    big = (_record("eager", 4096), _around(1e-3))
+    both = [(_record(name, 512), _around(1e-3)) for name in ("eager", "triton")]
+    standing = _standing(_file(tmp_path, [big, *both]))
+    assert (standing.case, standing.cases) == ("llama3-8b, bf16, 512", 2)
+    assert standing.ratio == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("status", "failed"), [("absent", False), ("failed", True)])
+def test_without_a_time_of_ours_the_overview_says_why(tmp_path: Path, status: str, failed: bool) -> None:
+    absent = [_record("triton", 512, status=status, reason="needs a GPU\nmore")]
+    path = _file(tmp_path, [(_record("eager", 512), _around(1e-3))], absent)
+    standing = _standing(path)
+    assert (standing.fastest, standing.rival, standing.ours) == ("eager", "eager", "")
+    assert standing.reason == ("triton failed: needs a GPU" if failed else "needs a GPU")
+    assert standing.failed is failed
+    assert standing.reason in _words(_page(path))
 
 
 def test_runs_are_never_mixed(tmp_path: Path) -> None:
     """A fast run of naive beside a slow one of eager would make a ratio that nobody measured."""
-    first = _file(tmp_path, [(_record("naive", 512), _around(1e-3))], started="20260101T000000Z")
-    second = _file(tmp_path, [(_record("eager", 512), _around(5e-4))], started="20260102T000000Z")
-    rows = derive(load([first, second]).rows)
-    assert rows.over_naive.isna().all()
-    assert newest(tmp_path / "results") == [second]
-    assert expand([tmp_path]) == [first, second]
+    first = _file(tmp_path, [(_record("naive", 512), _around(1e-3))], started="2026-01-01T00:00:00Z")
+    second = _file(tmp_path, [(_record("eager", 512), _around(5e-4))], started="2026-01-02T00:00:00Z")
+    assert _rows(first, second).over_naive.isna().all()
+    assert newest(tmp_path / "results") == [[second, first]]
+    assert expand([tmp_path, first]) == [first, second]
+    words = _words(_page(first, second))
+    assert "llama3-8b, bf16 on Simulated, 2026-01-02T00:00:00Z, 0123456789ab" in words, "expected each run by its name"
+
+
+def test_each_device_has_its_own_line_in_the_overview(tmp_path: Path) -> None:
+    paths = [
+        _file(tmp_path / name, [(_record("eager", 512), _around(1e-3))], device={"name": name, "kind": "cuda"})
+        for name in ("H200", "B200")
+    ]
+    rows = _rows(*paths)
+    assert len(standings(rows)) == 2
+    words = _words(_page(*paths))
+    assert "llama3-8b, bf16 on H200" in words
+    assert "llama3-8b, bf16 on B200" in words
 
 
 def test_throughput_is_told_in_the_unit_that_fits() -> None:
-    moving = pd.DataFrame({"flops": [100], "traffic_bytes": [100]})
-    computing = pd.DataFrame({"flops": [10**6], "traffic_bytes": [100]})
+    moving = pd.DataFrame({"flops": [100.0], "traffic_bytes": [100.0]})
+    computing = pd.DataFrame({"flops": [1e6], "traffic_bytes": [100.0]})
     assert (throughput(moving).unit, throughput(computing).unit) == ("GB/s", "TFLOP/s")
     assert 2e12 * throughput(computing).scale == pytest.approx(2)
     assert 3e9 * throughput(moving).scale == pytest.approx(3)
 
 
-def test_the_page_shows_everything_and_asks_for_nothing(typical: Path) -> None:
+def test_the_page_shows_everything(typical: Path) -> None:
     page = _page(typical)
-    assert page.count("<svg") == page.count("</svg>") == 1
-    assert "9 rows measured, 3 absent with a reason" in page
-    assert "No module named &#39;liger_kernel&#39;" in page
-    assert "pip install liger-kernel" in page
-    assert "Failed: quack on llama3-8b, bf16, 512: Disproved" in page
-    assert "25 %" in page, "expected the part of the error budget that was used"
-    assert page.count("test_speed[") == 9, "expected the command behind each row"
-    assert "seq_len" not in re.sub(r"<code>.*?</code>", "", page)
-    assert not re.search(r"""(src|href)=["'](?!#)|url\((?!#)|@import|<script|<link""", page), "expected no request"
-    assert "uncommitted" not in page
+    words = _words(page)
+    assert "9 measured 3 absent, with a reason 1 failed" in words
+    assert "Simulated cpu, cores 2, memory 16.0 GiB" in words
+    assert "2026-01-01 00:00 UTC" in words
+    assert "liger No module named &#39;liger_kernel&#39; rms_norm fwd pip install liger-kernel 3" in words
+    assert "quack on rms_norm fwd 1 row Disproved: output 0, row 3: expected an error of ..." in words
+    assert "triton 1.00 ms 970 us to 1.03 ms 16.8 2.00x 4.00x 8.00 MiB 1 / 4 all 7 precise host" in words
+    assert page.count("test_speed[") == 10, "expected the command behind each row and each failure"
+    assert "ncommitted" not in words
 
 
-def test_the_page_is_well_formed_and_its_ids_are_unique(typical: Path) -> None:
-    class Reader(HTMLParser):
-        def __init__(self) -> None:
-            super().__init__()
-            self.open: list[str] = []
-            self.ids: list[str] = []
+def test_every_panel_is_drawn_and_described(typical: Path) -> None:
+    page = _page(typical)
+    panels = re.findall(r'role="img" aria-label="([^"]*)"><svg', page)
+    assert [panel.partition(":")[0] for panel in panels] == [
+        "Time per call",
+        "Throughput, GB/s",
+        "Peak memory above inputs",
+    ]
+    assert panels[0] == (
+        "Time per call: rms_norm forward, llama3-8b, bf16, against sequence length from 512 to 2048. "
+        "At 2048: triton 4.00 ms, eager 8.00 ms, naive 16.0 ms."
+    )
+    assert page.count('<ul class="legend">') == 1
+    assert page.count("opacity: 0.16") == 6, "expected a band of time and of throughput for each provider"
 
-        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-            self.ids += [str(value) for name, value in attrs if name == "id"]
-            if tag not in ("meta", "br"):
-                self.open.append(tag)
 
-        def handle_endtag(self, tag: str) -> None:
-            assert self.open.pop() == tag
+def test_the_page_asks_for_nothing(typical: Path) -> None:
+    page = _page(typical)
+    assert "default-src 'none'" in page
+    assert not re.search(r"""(src|href)=["'](?!#|data:,")|url\((?!#)|@import|<script""", page)
+    assert re.findall(r"https?://[^\"'\s]+", page) == ["http://www.w3.org/1999/xlink", "http://www.w3.org/2000/svg"] * 6
 
-    reader = Reader()
-    reader.feed(_page(typical))
+
+def test_the_same_results_make_the_same_page(typical: Path) -> None:
+    assert _page(typical) == _page(typical)
+
+
+def test_colours_are_variables_that_both_papers_define(typical: Path) -> None:
+    page = _page(typical)
+    assert set(LIGHT) == set(DARK)
+    style = page[page.index("<style>") : page.index("</style>")]
+    assert all(f"--{name}: {colour};" in style for palette in (LIGHT, DARK) for name, colour in palette.items())
+    drawn = page[page.index("</style>") :]
+    assert not re.search(r"(stroke|fill): #", drawn), "a colour that does not follow light and dark"
+    assert "var(--ours)" in drawn
+
+
+def test_rivals_differ_in_look_and_ours_is_alike_everywhere(tmp_path: Path) -> None:
+    names = ["naive", "triton", *(f"peer{i}" for i in range(14))]
+    path = _file(tmp_path, [(_record(name, 512), _around(1e-3)) for name in names])
+    look = looks(_rows(path))
+    assert len({(each.colour, each.marker) for each in look.values()}) == len(names)
+    assert (look["triton"].colour, look["naive"].colour) == ("ours", "naive")
+    assert len({look[f"peer{i}"].colour for i in range(7)}) == 7, "expected a colour twice only when all are taken"
+
+
+class Reader(HTMLParser):
+    """Follows a page's elements: all are closed in turn, ids are unique, and what is linked exists."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: set[str] = set()
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.ids += [str(value) for name, value in attrs if name == "id"]
+        self.links |= {str(value)[1:] for name, value in attrs if name.endswith("href") and str(value)[:1] == "#"}
+        if tag not in ("meta", "br", "link"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.open.remove(tag) if tag in self.open else None
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_well_formed_and_its_links_lead_somewhere(typical: Path) -> None:
+    reader = Reader(_page(typical))
     assert not reader.open
     assert len(reader.ids) == len(set(reader.ids))
+    assert reader.links <= set(reader.ids)
 
 
-@pytest.mark.parametrize(("dirty", "words"), [(True, "with uncommitted changes"), (None, "unknown state")])
+@pytest.mark.parametrize(("dirty", "words"), [(True, "uncommitted changes"), (None, "unknown state")])
 def test_a_run_of_no_commit_is_marked(tmp_path: Path, dirty: bool | None, words: str) -> None:
     path = _file(tmp_path, [(_record("eager", 512), _around(1e-3))], dirty=dirty)
-    assert words in _page(path)
-    if dirty:
-        assert words in CliRunner().invoke(app, [str(path), "--output", str(tmp_path / "page")]).output
+    page = _page(path)
+    assert f"{words.capitalize()}." in _words(page)
+    assert ("<title>DIRTY: " in page) is bool(dirty)
+    assert words.upper() in _command(path, "--output", tmp_path / "page").output
+
+
+EVIL = "<script>alert(1)</script>$x$[bold]&--></style>\x1b[31m\u202e\ud800"
 
 
 def test_names_are_text_wherever_they_stand(tmp_path: Path) -> None:
-    """Names come from files: neither markup nor mathematics nor rich's tags may be read into them."""
-    evil = "<script>alert(1)</script>$x$[bold]"
-    case = {"model": evil, "seq_len": 512, "dtype": "bf16"}
-    record = _record("eager", 512, operator=evil, case=case) | {"provider": evil}
-    gone = _record("liger", 512, operator=evil, case=case, status="absent", reason=evil, remedy=evil)
-    path = _file(tmp_path, [(record, _around(1e-3))], [gone], command=evil, commit=evil)
+    """Names come from files: neither markup, mathematics, rich's tags nor escape sequences may be read into them."""
+    case = {"model": EVIL, "seq_len": 512, "dtype": "bf16", EVIL: 3}
+    texts: dict[str, Any] = dict(operator=EVIL, mode=EVIL, case=case, command=EVIL, timer=EVIL, reason=EVIL)
+    record = _record(EVIL, 512) | texts
+    gone = _record("liger", 512) | texts | {"status": "absent", "remedy": EVIL}
+    lost = _record("quack", 512) | texts | {"status": "failed"}
+    facts: dict[str, Any] = dict(device={"name": EVIL, "kind": EVIL, EVIL: EVIL}, versions={EVIL: EVIL}, profile=EVIL)
+    path = _file(tmp_path, [(record, _around(1e-3))], [gone, lost], command=EVIL, commit=EVIL, **facts)
     page = _page(path)
+    page.encode()
+    assert not Reader(page).open
     assert "<script" not in page
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;$x$" in page
-    shown = CliRunner().invoke(app, [str(path), "--output", str(tmp_path / "page")], env={"COLUMNS": "400"})
+    assert page.count("</style>") == 1
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;$x$[bold]&amp;--&gt;" in page
+    shown = _command(path, "--output", tmp_path / "page", columns=2000)
     assert shown.exit_code == 0
-    assert f"{evil} fwd: {evil}, bf16, 512" in shown.output
+    assert not {"\x1b", "\u202e"} & {*shown.output, *page}
+    assert "<script>alert(1)</script>$x$[bold]&--></style>" in shown.output
 
 
-def test_two_repeated_lengths_or_a_case_without_length_do_not_break_the_page(tmp_path: Path) -> None:
-    plain = _record("eager", 512, case={"model": "vit-b"})
-    twice = [(_record("eager", 512), _around(1e-3)), (_record("eager", 512), _around(2e-3))]
-    page = _page(_file(tmp_path, [(plain, _around(1e-3)), *twice]))
-    assert "vit-b" in page
+def test_letters_that_no_font_has_and_very_long_names_are_drawn(tmp_path: Path) -> None:
+    names = ["\u5feb\u901f\u5b9e\u73b0", "long" * 200]
+    measured = [(_record(name, 512, command="x", id="x"), _around(1e-3)) for name in names]
+    page = _page(_file(tmp_path, measured))
+    assert f">{names[0]}</text>" in page
+    assert f">{names[1][:15]}\N{HORIZONTAL ELLIPSIS}</text>" in page
+
+
+@pytest.mark.parametrize(
+    ("cases", "axis", "panels"),
+    [
+        ([{"k": 1, "sorted": True}, {"k": 8, "sorted": True}], "k", 3),
+        ([{"k": 1, "sorted": True}, {"k": 8, "sorted": False}], "k", 6),
+        ([{"layout": "nchw"}, {"layout": "nhwc"}], "", 6),
+        ([{"model": "vit-b", "k": 8}], "", 3),
+        ([{}], "", 3),
+        ([{"model": "a", "seq_len": 512}, {"model": "a"}], "seq_len", 6),
+    ],
+)
+def test_cases_of_any_axes_are_drawn(tmp_path: Path, cases: list[dict[str, Any]], axis: str, panels: int) -> None:
+    measured = [
+        (_record(name, 512, case=case), _around(1e-3 * (i + 1)))
+        for i, case in enumerate(cases)
+        for name in ("eager", "triton")
+    ]
+    path = _file(tmp_path, measured)
+    assert set(_rows(path).axis) == {axis}
+    assert _page(path).count('role="img"') == panels
+
+
+def test_what_has_no_memory_figure_says_so_where_it_would_stand(tmp_path: Path) -> None:
+    records = [_record("eager", 512), _record("naive", 512, memory=None)]
+    assert _page(_file(tmp_path, [(record, _around(1e-3)) for record in records])).count(">not measured</text>") == 1
+    lengths = [(_record("naive", length, memory=None), _around(1e-3)) for length in (512, 1024)]
+    assert _page(_file(tmp_path, lengths)).count(">not measured</text>") == 1
+
+
+@pytest.mark.parametrize("peaks", [(0, 0), (0, 4096), (4096, 4096), (1 << 20, 1 << 34)])
+def test_any_memory_is_drawn(tmp_path: Path, peaks: tuple[int, int]) -> None:
+    memory = [{"peak_bytes": peak, "output_bytes": 0} for peak in peaks]
+    rows = [(_record("eager", 512 * 2**i, memory=each), _around(1e-3)) for i, each in enumerate(memory)]
+    assert units.size(peaks[1]) in _words(_page(_file(tmp_path, rows)))
+
+
+def test_a_repeated_row_is_left_out(tmp_path: Path) -> None:
+    results = _load(_file(tmp_path, [(_record("eager", 512), _around(time)) for time in (1e-3, 2e-3)]))
+    assert derive(results.rows).median_s.tolist() == pytest.approx([1e-3])
+    assert "1 row: the same row as one before: rms_norm/fwd" in results.left_out[0][1]
 
 
 BROKEN = {
-    "empty": ("", "is not JSON"),
-    "truncated": ('{"benchmarks": [{"name": "x", ', "is not JSON"),
-    "a list": ("[1, 2]", "lacks what results have"),
-    "foreign": ('{"benchmarks": [], "version": "5"}', "lacks what results have: KeyError('rooftile')"),
-    "another schema": ('{"benchmarks": [], "rooftile": {"schema": 99}}', "has schema 99, expected 1"),
-    "null": ("null", "lacks what results have"),
-    "deep": ("[" * 100_000, "is not JSON"),
+    "empty": (b"", "is not JSON"),
+    "truncated": (b'{"benchmarks": [{"name": "x", ', "is not JSON"),
+    "a list": (b"[1, 2]", "rooftile: expected an object that holds it, got [1, 2]"),
+    "foreign": (b'{"benchmarks": [], "version": "5"}', "rooftile: missing"),
+    "another schema": (b'{"benchmarks": [], "rooftile": {"schema": 99}}', "schema: expected 1, got 99"),
+    "null": (b"null", "rooftile: expected"),
+    "deep": (b"[" * 100_000, "is not JSON"),
+    "binary": (bytes(range(256)), "is not JSON"),
 }
 
 
 @pytest.mark.parametrize("kind", BROKEN)
 def test_broken_files_are_named_and_left_out(tmp_path: Path, typical: Path, kind: str) -> None:
-    text, reason = BROKEN[kind]
+    content, reason = BROKEN[kind]
     broken = tmp_path / "broken.json"
-    broken.write_text(text)
-    results = load([broken, typical, tmp_path / "missing.json"])
+    broken.write_bytes(content)
+    results = _load(broken, typical, tmp_path / "missing.json")
     assert len(results.rows) == 13
-    assert [path.name for path, _ in results.left_out] == ["broken.json", "missing.json"]
+    assert [Path(path).name for path, _ in results.left_out] == ["broken.json", "missing.json"]
     assert results.left_out[0][1].startswith(reason)
-    assert "broken.json" in render(results, derive(results.rows))
 
 
-@pytest.mark.parametrize("samples", [[], [0.0, 1.0], [float("nan")], [-1.0], [float("inf")]])
-def test_a_measured_row_without_usable_samples_is_a_failed_one(tmp_path: Path, samples: list[float]) -> None:
-    row = _rows(_file(tmp_path, [(_record("eager", 512), samples)])).iloc[0]
+def test_the_page_names_what_was_left_out(tmp_path: Path) -> None:
+    (tmp_path / "broken.json").write_text("{")
+    words = _words(_page(tmp_path / "broken.json", _file(tmp_path, [(_record("eager", 512, role="odd"), [1.0])])))
+    assert re.search(r"Left out\. \S+broken\.json is not JSON", words)
+    assert "1 row: role: expected one of reference, kernel, peer, got &#34;odd&#34;" in words
+
+
+def _set(content: Any, path: tuple[str | int, ...], value: Any) -> Any:
+    content = copy.deepcopy(content)
+    inner = content
+    for step in path[:-1]:
+        inner = inner[step]
+    if value is KeyError:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = value
+    return content
+
+
+ODD: tuple[Any, ...] = (None, "x", [1], {"a": 1}, -1, True, float("nan"), 10**400, "\ud800\x1b[31m", KeyError)
+
+
+def test_no_value_in_any_place_makes_a_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every field of a file becomes every kind of value: the file or the row is named, or shown, and all else stays."""
+    for drawing in ("panel", "swatch"):  # it takes most of the time, and is tried above
+        monkeypatch.setattr(f"reports.page.{drawing}", lambda *_: "<svg/>")
+    absent = [_record("liger", 512, status="absent", reason="none here")]
+    path = _file(tmp_path, [(_record("eager", 512), _around(1e-3))], absent)
+    good = json.loads(path.read_text())
+    row: tuple[str | int, ...] = ("benchmarks", 0, "extra_info", "record")
+    record = good["benchmarks"][0]["extra_info"]["record"]
+    places = [(*row, name) for name in record] + [("rooftile", name) for name in good["rooftile"]]
+    places += [(*row, name, inner) for name in ("case", "proof", "memory", "stop") for inner in record[name]]
+    places += [("rooftile", "device", name) for name in good["rooftile"]["device"]]
+    places += [("rooftile", "versions", "torch"), ("rooftile", "absent"), ("benchmarks",)]
+    places += [("benchmarks", 0, "stats"), ("benchmarks", 0, "stats", "data"), ("benchmarks", 0, "extra_info")]
+    for place in places:
+        files = []
+        for i, value in enumerate(ODD):
+            files.append(tmp_path / f"{i}.json")
+            files[-1].write_text(json.dumps(_set(good, place, value)))
+        results = _load(*files)
+        rows = derive(results.rows)
+        render(results, rows).encode()
+        odd = {path for path, _ in results.left_out}
+        assert all(str(file) in odd or (rows.run == str(file)).sum() == 2 for file in files), place
+
+
+@pytest.mark.parametrize(
+    ("changes", "samples", "why"),
+    [
+        ({}, [], "samples are missing"),
+        ({}, [0.0, 1.0], "not positive times"),
+        ({}, [float("nan")], "not positive times"),
+        ({}, [-1.0], "not positive times"),
+        ({}, [float("inf")], "not positive times"),
+        ({}, [1.0, "2.0"], "not positive times"),
+        ({}, None, "samples are missing"),
+        (
+            {"proof": {"error": 5.0, "budget": 4.0, "rows": "all"}},
+            [1.0],
+            "its error 5.00 is not within its budget 4.00",
+        ),
+        ({"proof": {"error": float("nan"), "budget": 4.0, "rows": "all"}}, [1.0], "its error NaN is not within"),
+    ],
+)
+def test_a_measured_row_that_cannot_be_believed_is_a_failed_one(
+    tmp_path: Path, changes: dict[str, Any], samples: Any, why: str
+) -> None:
+    path = _file(tmp_path, [(_record("eager", 512, **changes), samples)])
+    row = _rows(path).iloc[0]
     assert row.status == "failed"
+    assert why in row.reason
     assert pd.isna(row.median_s)
+    assert "Failed These rows were wrong, or broke." in _words(_page(path))
 
 
 def test_records_without_proof_or_memory_show_as_unknown(tmp_path: Path) -> None:
     record = _record("eager", 512, proof=None, memory=None, stop=None, setup_s=None)
-    page = _page(_file(tmp_path, [(record, [1e-3])]))
-    assert '<td class="n">- to -</td>' in page, "one sample has no interval"
+    words = _words(_page(_file(tmp_path, [(record, [1e-3])])))
+    assert "eager 1.00 ms too few rounds 16.8 - - - no proof 1 - host" in words
 
 
 def test_nothing_to_show_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    bare = CliRunner().invoke(app, [])
+    bare = _command()
     assert bare.exit_code == 1
-    assert "No results yet" in bare.output
-    assert "There are no rows to show" in render(Results(), pd.DataFrame())
-    lost = CliRunner().invoke(app, ["nowhere"])
+    assert "No results to show" in bare.output
+    assert "There are no rows to show" in render(Results(), derive(Results().rows))
+    lost = _command("nowhere")
     assert lost.exit_code == 2
     assert "nowhere" in lost.output
 
@@ -270,34 +519,90 @@ def test_nothing_to_show_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.usefixtures("typical")
 def test_the_newest_results_become_a_table_and_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    shown = CliRunner().invoke(app, [], env={"COLUMNS": "120"})
+    shown = _command(columns=80)
     assert shown.exit_code == 0
-    assert "page: report/index.html" in shown.output
-    assert re.search(r"rms_norm fwd: llama3-8b, bf16, 512\n +naive +4\.00 ms +3 % ", shown.output)
-    assert re.search(r"liger +rms_norm +No module named 'liger_kernel' +pip install liger-kernel", shown.output)
-    assert "FAILED rms_norm fwd quack" in shown.output
+    assert shown.output.endswith("page: report/index.html\n")
+    assert "\x1b" not in shown.output, "expected plain text where there is no terminal"
+    assert max(map(len, shown.output.splitlines())) <= 80
+    assert re.search(
+        r"rms_norm fwd: llama3-8b, bf16, 512\n +triton +1\.00 ms +3 % +16\.8 GB/s +8\.00 MiB +2\.00x +25 %",
+        shown.output,
+    )
+    assert re.search(
+        r"liger +3 of rms_norm: No module named 'liger_kernel'\n +mend with pip install liger-kernel", shown.output
+    )
+    assert re.search(r"FAILED quack on rms_norm fwd, 1 row: Disproved: [^\"]*\n  pytest ", shown.output)
+    assert re.search(r"rms_norm fwd +triton 4\.00 ms \+- 3 % +2\.00x the speed of eager", shown.output)
     assert (tmp_path / "report/index.html").read_text().startswith("<!doctype html>")
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (units.seconds(1.2345e-3), "1.23 ms"),
-        (units.seconds(999e-9), "999 ns"),
-        (units.seconds(12.3456e-6), "12.3 us"),
-        (units.seconds(75.0), "75.0 s"),
-        (units.seconds(float("nan")), "-"),
-        (units.size(0), "0 B"),
-        (units.size(1536), "1.50 KiB"),
-        (units.size(16 * MIB), "16.0 MiB"),
-        (units.rate(2.5e12, 1e-12, "TFLOP/s"), "2.50 TFLOP/s"),
-        (units.rate(1.5e7, 1e-9, "GB/s"), "0.0150 GB/s"),
-        (units.ratio(1.239), "1.24x"),
-        (units.percent(0.125), "12 %"),
-    ],
-)
-def test_quantities_as_text(text: str, expected: str) -> None:
-    assert text == expected
+def test_a_newest_file_that_was_cut_off_gives_way_to_the_one_before(
+    typical: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (typical.parent / "20990101T000000Z.json").write_text('{"benchmarks": [')
+    _file(tmp_path, [(_record("old", 512), _around(1e-3))], started="2025-01-01T00:00:00Z")
+    shown = _command()
+    assert shown.exit_code == 0
+    assert "left out: results/simulated/20990101T000000Z.json: is not JSON, or not all of it" in shown.output
+    assert "triton" in shown.output
+    assert "old" not in shown.output
+
+
+def test_the_output_may_be_a_file_or_a_folder_and_says_when_it_cannot_be(typical: Path, tmp_path: Path) -> None:
+    assert _command(typical, "--output", tmp_path / "deep/er/page.html").exit_code == 0
+    assert (tmp_path / "deep/er/page.html").exists()
+    impossible = _command(typical, "--output", typical)
+    assert impossible.exit_code == 2
+    assert "expected a place to write to" in impossible.output
+
+
+def test_help_has_examples() -> None:
+    assert "python -m reports a.json b.json --output ab.html" in _command("--help").output
+
+
+def test_a_closed_pipe_costs_the_table_and_not_the_page(
+    typical: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("reports.__main__.show", closed)
+    assert _command(typical, "--output", tmp_path / "page.html").exit_code != 0
+    assert (tmp_path / "page.html").exists()
+
+
+TOLD = [
+    (units.seconds(1.2345e-3), "1.23 ms"),
+    (units.seconds(999e-9), "999 ns"),
+    (units.seconds(999.7e-9), "1.00 us"),
+    (units.seconds(12.3456e-6), "12.3 us"),
+    (units.seconds(75.0), "75.0 s"),
+    (units.seconds(3600.0), "3600 s"),
+    (units.seconds(float("nan")), "-"),
+    (units.seconds(None), "-"),
+    (units.size(0), "0 B"),
+    (units.size(1536), "1.50 KiB"),
+    (units.size(16 * MIB), "16.0 MiB"),
+    (units.size(3 << 40), "3072 GiB"),
+    (units.rate(2.5e12, 1e-12), "2.50"),
+    (units.rate(1.5e7, 1e-9), "0.0150"),
+    (units.ratio(1.239), "1.24x"),
+    (units.ratio(0.0123), "0.0123x"),
+    (units.ratio(float("inf")), "-"),
+    (units.percent(0.125), "12 %"),
+    (units.percent(1.0), "100 %"),
+    (units.percent(12.34), "1234 %"),
+    (units.percent(0.0033), "0.33 %"),
+    (units.plain(131072.0), "131072"),
+    (units.plain(0.5), "0.5"),
+    (units.digits(0.0), "0"),
+    (units.digits(9.996), "10.0"),
+]
+
+
+def test_quantities_as_text() -> None:
+    assert [text for text, _ in TOLD] == [expected for _, expected in TOLD]
 
 
 def test_reports_need_no_torch() -> None:
