@@ -78,6 +78,13 @@ def test_forward_only_peer_is_absent_from_the_backward(book: Ledger) -> None:
     assert (record.status, record.reason) == ("absent", "has no backward")
 
 
+def test_provider_that_changes_its_inputs_costs_only_its_own_row(book: Ledger) -> None:
+    records = _records(book, "naive", "mutating", "eager")
+    assert records["mutating"].status == "failed"
+    assert records["mutating"].reason.startswith("Disproved: ")
+    assert records["naive"].status == records["eager"].status == "measured"
+
+
 def test_declaration_that_raises_fails_every_row_of_its_case_with_the_reason(book: Ledger) -> None:
     case = next(case for case in toy.Double.sweep_cases("smoke") if case.sizes["n"] == 1024)
     book.planned[toy.Double, case.id] = ["naive", "eager"]

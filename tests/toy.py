@@ -84,6 +84,17 @@ class Double(Operator):
         return lambda: x * 2.001
 
     @peer()
+    def mutating(self, x: Tensor) -> Callable[[], Tensor]:
+        """Right, and then changes its input under the providers behind it."""
+
+        def mutate() -> Tensor:
+            y = x * 2
+            x.add_(1)
+            return y
+
+        return mutate
+
+    @peer()
     def raising(self, x: Tensor) -> Callable[[], Tensor]:
         """Raises."""
         raise RuntimeError("planted error")

@@ -106,6 +106,7 @@ def serve(request: Request) -> Iterator[Message]:
         except Exception as error:  # noqa: BLE001 - whatever a provider does wrong costs its own row only
             yield Out(name, "failed", _told(error))
             _survive(device)
+            _restore(inputs, operator.inputs(Make(device), **case.sizes))
         else:
             yield proven
             runners[name] = trial
@@ -208,6 +209,13 @@ def _told(error: Exception) -> str:
     """An error in one line, its type first."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:500]}"
+
+
+def _restore(inputs: Inputs, originals: Inputs) -> None:
+    """Give inputs their values back: a provider that failed may have changed them under the ones behind it."""
+    for name, value in inputs.items():
+        if isinstance(value, torch.Tensor):
+            value.copy_(originals[name])
 
 
 def _settle(device: torch.device) -> None:
