@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -17,18 +19,22 @@ from bench.core import device as devices
 
 DEVICE = devices.choose()
 
-from bench.core.compile import TARGETS
+from bench.core.baseline import FILE, Baseline
+from bench.core.counts import Counts, Unit, paths_of, units_of
 from bench.core.hazards import HAZARDS
 from bench.core.ledger import Ledger
 from bench.core.operator import Operator, mistakes_of
 from bench.core.record import SCHEMA, this_run
+from bench.core.registry import operators
+from bench.core.verify import Verification
 
 PROFILES = ("smoke", "quick", "full")
 LEDGER = pytest.StashKey[Ledger]()
+VERIFICATION = pytest.StashKey[Verification]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--profile`: how much of the sweep is clocked."""
+    """`--profile`: how much of the sweep is clocked. `--accept-counts`: counts are written, not compared."""
     group = parser.getgroup("rooftile")
     group.addoption(
         "--profile",
@@ -36,6 +42,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="how much of the sweep to clock: smoke (minutes on a CPU, the default there), quick (at most 10 minutes "
         "on a GPU, the default there) or full (everything; for the night)",
+    )
+    group.addoption(
+        "--accept-counts",
+        action="store_true",
+        help="with -m count: write what is counted into results/counts.json instead of comparing it",
     )
 
 
@@ -46,11 +57,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[LEDGER] = Ledger(run, DEVICE, lambda text: _show(config, text))
     if not (config.getoption("benchmark_json") or config.getoption("benchmark_skip")):
         config.option.benchmark_json = str(run.file)
+    accept = config.getoption("accept_counts")
+    if accept and "PYTEST_XDIST_WORKER" in os.environ:
+        raise pytest.UsageError("--accept-counts: expected one process (counting has its own), got pytest-xdist's -n")
+    cache = Path(config.cache.mkdir("counts")) if getattr(config, "cache", None) else Path(tempfile.mkdtemp())
+    config.stash[VERIFICATION] = Verification(Counts(cache), Baseline(FILE), accept)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Close the ledger."""
+    """Close the ledger, and end what still counts."""
     config.stash[LEDGER].close()
+    config.stash[VERIFICATION].close()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -77,9 +94,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize("provider", kernels)
         case "test_refuses":
             metafunc.parametrize(("argument", "mistake"), mistakes_of(operator))
-        case "test_compiles":
-            metafunc.parametrize("target", TARGETS)
-            metafunc.parametrize("provider", kernels)
+        case "test_counts" | "test_compiles":
+            compiles = metafunc.function.__name__ == "test_compiles"
+            units = [unit for name in kernels for unit in units_of(operator, name) if bool(unit.target) == compiles]
+            metafunc.parametrize("unit", [pytest.param(unit, id=unit.id) for unit in units])
 
 
 def _cases(metafunc: pytest.Metafunc, cases: list[Any], providers: list[str]) -> None:
@@ -99,12 +117,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """After `-k` and its like: the rows that will be clocked, so that all providers of a case race together."""
+    """After `-k` and its like: the rows that will be clocked, so that all providers of a case race together.
+
+    What will be counted begins now, several units side by side.
+    """
     ledger = session.config.stash[LEDGER]
+    units = []
     for item in session.items:
-        if isinstance(item, pytest.Function) and item.originalname == "test_speed":
-            row: dict[str, Any] = dict(item.callspec.params)
+        if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+            continue
+        row: dict[str, Any] = dict(item.callspec.params)
+        if item.originalname == "test_speed":
             ledger.planned.setdefault((item.cls, row["case"].id), []).append(row["provider"])
+        units += [unit for unit in row.values() if isinstance(unit, Unit)]
+    if not session.config.option.collectonly:
+        session.config.stash[VERIFICATION].begin(units)
 
 
 def _groundless(item: pytest.Item) -> bool:
@@ -125,6 +152,15 @@ def device(pytestconfig: pytest.Config) -> torch.device:
 def ledger(pytestconfig: pytest.Config) -> Ledger:
     """The ledger of this run."""
     return pytestconfig.stash[LEDGER]
+
+
+@pytest.fixture
+def verification(pytestconfig: pytest.Config) -> Verification:
+    """The counting of this run, against the ledger of counts."""
+    found = pytestconfig.stash[VERIFICATION]
+    if not found.comparable:
+        pytest.skip(found.foreign)
+    return found
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
@@ -151,6 +187,9 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
     """Where every row was absent pytest-benchmark saves nothing; the reasons are worth as much as samples."""
     yield
     config = session.config
+    counting = config.stash[VERIFICATION]
+    if counting.counted and counting.accept:
+        counting.finish([path for operator in operators() for path in paths_of(operator)])
     stock: Any = config.pluginmanager.get_plugin("pytest-benchmark")
     if stock.benchmarks or not config.stash[LEDGER].absent:
         return
@@ -166,7 +205,10 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """What the harness cost."""
+    """What the harness cost, and what counting took."""
+    counting = config.stash[VERIFICATION]
+    if counting.counted:
+        terminalreporter.write_line(f"rooftile: {counting.summary()}")
     overhead = config.stash[LEDGER].overhead
     if overhead is not None:
         terminalreporter.write_line(

@@ -12,7 +12,6 @@ from kernels._launch import device_of, tune
 
 Tuned = dict[tuple[bool, int], Any]
 
-INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 LOG2E = tl.constexpr(1.4426950408889634)
 L2_BYTES = 16 << 20  # the share of L2 for what side-by-side heads stream
 UNMASKED = 1 << 30
@@ -20,9 +19,7 @@ UNMASKED = 1 << 30
 
 @triton.jit
 def dot(a, b, acc):
-    """a @ b + acc in fp32. The interpreter would multiply the bit patterns of bf16."""
-    if INTERPRETED:
-        a, b = a.to(tl.float32), b.to(tl.float32)
+    """a @ b + acc in fp32."""
     return tl.dot(a, b, acc, input_precision="ieee")
 
 
@@ -78,17 +75,23 @@ def walk(k_ptr, v_ptr, strides, sizes, BLOCK_M: tl.constexpr, BLOCK_N: tl.conste
 
 
 def tuned(kernel: Any, best: dict[int, tuple[int, int, int, int]]) -> Tuned:
-    """The kernel by causality and weight, tuned around the `best` known (BLOCK_M, BLOCK_N, num_warps, num_stages)."""
-    found = {}
-    for causal, (weight, (m, n, warps, stages)) in product((False, True), best.items()):
-        rows, cols = ((x, min(128, 2 * x), max(16, x // 2)) for x in (m, n))
-        points = dict.fromkeys([(m, n, warps, stages), *product(rows, cols, (4, 8), (stages, stages + 1))])
-        grid = [
-            triton.Config({"BLOCK_M": x, "BLOCK_N": y}, num_warps=warps, num_stages=stages)
-            for x, y, warps, stages in list(points)[:16]
-        ]
-        found[causal, weight] = tune(grid, key=["HEAD_DIM", "V_HEAD_DIM"])(kernel)
-    return found
+    """The kernel by causality and weight, tuned over the `best` known (tiles, warps, stages) and their neighbours."""
+    return {
+        (causal, weight): tune([_config(*point) for point in _around(*first)], key=["HEAD_DIM", "V_HEAD_DIM"])(kernel)
+        for causal, (weight, first) in product((False, True), best.items())
+    }
+
+
+def _config(m: int, n: int, warps: int, stages: int) -> triton.Config:
+    return triton.Config({"BLOCK_M": m, "BLOCK_N": n}, num_warps=warps, num_stages=stages)
+
+
+def _around(m: int, n: int, warps: int, stages: int) -> list[tuple[int, int, int, int]]:
+    """A point and those one step away from it, the ones that take less shared memory first."""
+    steps = [(m, n, warps, stages), (m, n // 2, warps, stages), (m // 2, n, warps, stages), (m, n, warps, stages - 1)]
+    steps += [(m, 2 * n, warps, stages), (2 * m, n, warps, stages), (m, n, warps, stages + 1)]
+    steps += [(m, n, 12 - warps, stages)]
+    return [point for point in steps if all(16 <= x <= 128 for x in point[:2]) and point[3] >= 1]
 
 
 def launch(
@@ -104,7 +107,7 @@ def launch(
     together = max(1, int(L2_BYTES / (streamed * (dim + v_dim) * size)))
     sizes = (batch, kv_heads, group, q_len, k_len, k_len - q_len if causal else UNMASKED, together)
     # fp32 weighs twice its bytes: it bypasses the tensor cores, and its operands pass through registers.
-    weight = max(128, triton.next_power_of_2(max(dim, v_dim)) * size * size // 2)
+    weight = max(64, triton.next_power_of_2(max(dim, v_dim))) * size * size // 2
     with device_of(q):
         kernels[causal, weight][lambda meta: (batch * heads * triton.cdiv(rows, meta[block]),)](
             *tensors, strides, sizes, scale, HEAD_DIM=dim, V_HEAD_DIM=v_dim

@@ -75,6 +75,19 @@ def device_of(x: torch.Tensor) -> AbstractContextManager[object]:
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
+def processors(x: torch.Tensor) -> int:
+    """Multiprocessors (compute units) of the GPU that holds `x`, or of the one that Triton compiles or counts for.
+
+    Where there is neither, a few, so that programs have more than one row each to stride over.
+    """
+    if x.is_cuda:
+        return torch.cuda.get_device_properties(x.device).multi_processor_count
+    try:
+        return int(driver.active.utils.get_device_properties(0)["multiprocessor_count"])
+    except RuntimeError:
+        return 4
+
+
 def _expect_reachable(argument: str, value: torch.Tensor) -> None:
     """Raise unless Triton's active driver (a GPU's, or a compiler's stand-in for one) can reach `value`."""
     try:

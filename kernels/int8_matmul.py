@@ -22,7 +22,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton import knobs
 
 from kernels._launch import FLOATS, device_of, expect, expect_device, expect_inference, expect_tensor, tune
 from kernels.quantize_int8 import outlier_columns, quantize_rows
@@ -30,9 +29,9 @@ from kernels.quantize_int8 import outlier_columns, quantize_rows
 DEEPEST = 131071  # at K = 131072 a sum of (-128) * (-128) no longer fits int32
 EVEN = 128  # what every BLOCK_K divides
 
-# Outliers of these are added one by one, for a dot would be wrong: one of fp32 with what was int8 compiles to TF32
-# for sm_100, whatever precision it states, and Triton's interpreter multiplies the bit patterns of bf16.
-ONE_BY_ONE = (torch.float32, torch.bfloat16) if knobs.runtime.interpret else (torch.float32,)
+# Outliers of fp32 are added one by one: a dot of fp32 with what was int8 compiles to TF32 for sm_100, whatever
+# precision it states.
+ONE_BY_ONE = torch.float32
 
 # The first fits 99 KiB of shared memory, and on gfx942 its 64 KiB; the last ones are for a handful of rows.
 TILES = [
@@ -133,7 +132,7 @@ def _launch(
     x_strides = (0, 0) if outliers is None else outliers[0].stride()
     bias_stride = () if bias is None else bias.stride()
     strides = (*a.stride(), *b.stride(), *x_strides, *a_scale.stride(), *b_scale.stride(), *bias_stride)
-    one_by_one = outliers is not None and outliers[0].dtype in ONE_BY_ONE
+    one_by_one = outliers is not None and outliers[0].dtype == ONE_BY_ONE
 
     def grid(meta: dict[str, Any]) -> tuple[int]:
         return (triton.cdiv(m, meta["BLOCK_M"]) * triton.cdiv(n, meta["BLOCK_N"]),)

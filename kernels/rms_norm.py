@@ -20,11 +20,10 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels._launch import FLOATS, device_of, expect, expect_device, expect_like, expect_tensor
+from kernels._launch import FLOATS, device_of, expect, expect_device, expect_like, expect_tensor, processors
 
 WIDEST = 131072
-# What 16 warps, the most that gfx942 allows, hold without spilling (by ptxas -v): a row of 32768 columns, and in the
-# backward, which keeps x, dy and a sum, of 32 KiB.
+# The columns of a row, and in the backward its bytes, that 16 warps (the most that gfx942 allows) hold in registers.
 FORWARD_COLS, BACKWARD_BYTES = 32768, 32768
 WIDE_TILE = {"BLOCK_COLS": 8192, "num_warps": 16}
 SHORT_TILE = 2048  # elements to which short rows are gathered: two 128-bit bf16 accesses for each thread of 4 warps
@@ -85,8 +84,10 @@ def _backward(
     dy_ptr, dh_ptr, x_ptr, weight_ptr, rstd_ptr, dx_ptr, partials_ptr, row_strides, rows, COLS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    # Masks take registers, which then spill: COLS is a constant, and rstd has no mask (rows past the end are 0 anyway).
+    # Masks take registers: COLS is a constant, rstd has no mask. With registers to spare the weight stays in them.
+    HELD: tl.constexpr = BLOCK_ROWS * BLOCK_COLS <= 8192 and x_ptr.dtype.element_ty.primitive_bitwidth == 16
     col = tl.arange(0, BLOCK_COLS)[None, :]
+    weight = tl.load(weight_ptr + col, mask=col < COLS, other=0.0) if HELD else None
     dweight = tl.zeros((BLOCK_ROWS, BLOCK_COLS), tl.float32)
     for block in range(tl.program_id(0), tl.cdiv(rows, BLOCK_ROWS), tl.num_programs(0)):
         lane = block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS).to(tl.int64)
@@ -97,7 +98,7 @@ def _backward(
         x = tl.load(x_ptr + row * row_strides[2] + col, mask=inside, other=0.0).to(tl.float32)
         dweight += dy * (x * rstd)
         if dx_ptr is not None:
-            dy *= tl.load(weight_ptr + col, mask=col < COLS, other=0.0).to(tl.float32)
+            dy *= (weight if HELD else tl.load(weight_ptr + col, mask=col < COLS, other=0.0)).to(tl.float32)
             slope = tl.sum(dy * (x * rstd), axis=1, keep_dims=True) * (rstd / COLS)
             dx = (dy - x * slope) * rstd
             if dh_ptr is not None:
@@ -131,10 +132,9 @@ def _backward_wide(
             dy = tl.load(dy_ptr + row * row_strides[0] + col, mask=col < cols, other=0.0).to(tl.float32)
             x = tl.load(x_ptr + row * row_strides[2] + col, mask=col < cols, other=0.0).to(tl.float32)
             if partials_ptr is not None:
-                partial = tl.load(
-                    partials_ptr + first * cols + col, mask=col < tl.where(row == first, 0, cols), other=0.0
-                )
-                tl.store(partials_ptr + first * cols + col, partial + dy * (x * rstd), mask=col < cols)
+                partial_ptr = partials_ptr + first * cols + col
+                partial = tl.load(partial_ptr, mask=col < tl.where(row == first, 0, cols), other=0.0)
+                tl.store(partial_ptr, partial + dy * (x * rstd), mask=col < cols)
             if dx_ptr is not None:
                 dy *= tl.load(weight_ptr + col, mask=col < cols, other=0.0).to(tl.float32)
                 dx = (dy - x * slope) * rstd
@@ -154,8 +154,8 @@ def _tile(cols: int) -> tuple[int, dict[str, int]]:
     """The rows of a tile, and all its launch options: 16 elements per thread until 16 warps are full."""
     block_cols = triton.next_power_of_2(cols)
     block_rows = max(1, SHORT_TILE // block_cols)
-    warps = min(16, block_rows * block_cols // 512)
-    return block_rows, {"BLOCK_ROWS": block_rows, "BLOCK_COLS": block_cols, "num_warps": warps}
+    tile = {"BLOCK_ROWS": block_rows, "BLOCK_COLS": block_cols}
+    return block_rows, tile | {"num_warps": min(16, block_rows * block_cols // 512)}
 
 
 def _launch_forward(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, keep: bool) -> tuple[Any, Any, Any]:
@@ -182,8 +182,7 @@ def _launch_backward(dy: Tensor, dh: Tensor | None, saved: Any, needs_dx: bool, 
     wide = triton.next_power_of_2(cols) * x.element_size() > BACKWARD_BYTES
     kernel, block_rows, tile = (_backward_wide, 1, WIDE_TILE) if wide else (_backward, *_tile(cols))
     # A multiprocessor holds 16 warps whatever registers they take, so that no program waits for another to end.
-    processors = torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 4
-    programs = min(triton.cdiv(rows, block_rows), processors * 16 // tile["num_warps"])
+    programs = min(triton.cdiv(rows, block_rows), processors(x) * 16 // tile["num_warps"])
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device) if needs_dx else None
     partials = torch.empty(programs, cols, dtype=torch.float32, device=x.device) if needs_dweight else None
     if rows > 0:

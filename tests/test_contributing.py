@@ -32,12 +32,12 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tree
 
 
-def _run(tree: Path, *arguments: str) -> str:
-    """A command in the copy, as a user without our test runner would give it."""
+def _run(tree: Path, *arguments: str, fails: bool = False) -> str:
+    """What a command in the copy says, given as a user without our test runner would give it."""
     environment = {name: value for name, value in os.environ.items() if "XDIST" not in name} | {"COLUMNS": "160"}
     command = [sys.executable, "-m", *arguments]
     done = subprocess.run(command, check=False, cwd=tree, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert bool(done.returncode) == fails, done.stdout + done.stderr
     return done.stdout
 
 
@@ -94,3 +94,26 @@ def test_it_is_listed(tree: Path) -> None:
     assert "bwd-llama3-8b-seq_len32768-bf16" in shown
     assert re.search(r"eager peer yes", shown)
     assert re.search(r"triton kernel no needs a GPU", shown)
+
+
+def test_it_is_counted_and_a_regression_is_named(tree: Path) -> None:
+    count = ["pytest", "bench", "-m", "count", "-q"]
+    assert "accepted 37 counts" in _run(tree, *count, "--accept-counts")
+    ledger = tree / "results" / "counts.json"
+    first = ledger.read_bytes()
+    _run(tree, *count, "--accept-counts", "-p", "no:cacheprovider")
+    assert ledger.read_bytes() == first, "expected the same bytes from a second count without the cache of the first"
+    assert "compared 37 counts" in _run(tree, *count)
+
+    kernel = tree / "kernels" / f"{STEM}.py"
+    text = kernel.read_text()
+    kernel.write_text(
+        text.replace("x = tl.where(x < 0, 0.0, x)", "x += 0 * tl.load(x_ptr + at, mask=at < n, other=0.0)")
+    )
+    shown = _run(tree, *count, "-k", "fwd and gpt2 and not sm_ and not gfx", fails=True)
+    size = 512 * 4 * 1600 * 2
+    assert "relu_squared fwd-gpt2-xl-seq_len512-bf16 triton: " in shown
+    assert f"0 _forward > read > x_ptr: requested {size} -> {2 * size} (+100.0%)" in shown
+    assert "pytest bench -m count --accept-counts" in shown
+    assert ledger.read_bytes() == first
+    kernel.write_text(text)

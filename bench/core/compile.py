@@ -2,127 +2,179 @@
 
 from __future__ import annotations
 
-import importlib
+import hashlib
+import json
+import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import torch
+import triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 from triton.runtime.autotuner import Autotuner
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
-from bench.core.case import Case
-from bench.core.child import Child
+from bench.core import resources
+from bench.hardware import ARCHITECTURES
 
-if TYPE_CHECKING:
-    from bench.core.operator import Operator
-
-
-@dataclass(frozen=True)
-class Target:
-    """A GPU architecture: what Triton calls it, and the most shared memory (LDS) that one block may have, in bytes."""
-
-    gpu: GPUTarget
-    shared_limit: int
-
-
-# Shared memory per block: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
-# LDS per workgroup: AMD CDNA 3 ISA.
-TARGETS = {
-    "sm_80": Target(GPUTarget("cuda", 80, 32), 163 * 1024),
-    "sm_90": Target(GPUTarget("cuda", 90, 32), 227 * 1024),
-    "sm_100": Target(GPUTarget("cuda", 100, 32), 227 * 1024),
-    "gfx942": Target(GPUTarget("hip", "gfx942", 64), 64 * 1024),
-}
+TARGETS = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942", "gfx950")
+# What launchers are told of the GPU that they run on: as many multiprocessors as an H100 or H200 has.
+PROCESSORS = 132
 
 
 @dataclass(frozen=True)
-class Launch:
-    """One launch as compiled: the kernel's name, its shared memory and what a block may have, in bytes."""
+class Build:
+    """One kernel as compiled with one configuration for one target.
+
+    name: the kernel, its constants, launch options and the dtypes of its pointers. found: its `Resources` as a dict, or
+    the reason why it is `absent`; and whether this configuration is the `default`, the first of those that it is tuned
+    over. seconds: what the compiler took, when it last ran.
+    """
 
     name: str
-    shared: int
-    limit: int
+    found: dict[str, Any]
+    seconds: float
 
     @property
     def fits(self) -> bool:
         """Whether the target could launch it."""
-        return self.shared <= self.limit
+        return "absent" not in self.found
 
 
-def compile_for(target: str, operator: type[Operator], provider: str) -> list[Launch]:
-    """Compile what a provider launches at its smallest sweep case and at its hostile sizes, in every mode.
+class Compiler:
+    """Compiles what launchers launch, for one target. cache: a folder that keeps what was found, or None.
 
-    Runs in a child of its own, where kernels are not interpreted. A launch whose first tuned configuration does not fit
-    is compiled with the next, until one fits.
+    builds: what was compiled so far, by name; launches that differ in nothing but the sizes of their tensors are one.
     """
-    return list(_compiler().ask((target, operator.__module__, operator.__qualname__, provider)))
+
+    def __init__(self, target: str, cache: Path | None = None) -> None:
+        self.builds: dict[str, Build] = {}
+        self._default = True
+        self._target = target
+        self._gpu = gpu_target(target)
+        self._architecture = ARCHITECTURES[target]
+        self._cache = cache
+
+    @contextmanager
+    def instead(self, every: bool = True) -> Iterator[None]:
+        """Inside, kernels compile and are not launched: with every configuration of theirs, or the first that fits."""
+
+        def run(function: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> Any:  # noqa: ARG001
+            return stock(function, *arguments, grid=grid, warmup=True, **options)
+
+        def tune(tuner: Any, *arguments: Any, **options: Any) -> None:
+            for config in tuner.configs:
+                before, self._default = dict(self.builds), config is tuner.configs[0]
+                tuner.fn.run(*arguments, **options, **config.all_kwargs())
+                self._default = True
+                new = [build for name, build in self.builds.items() if name not in before]
+                if not every:
+                    if all(build.fits for build in new):
+                        return
+                    if config is not tuner.configs[-1]:
+                        self.builds = before
+
+        stock = JITFunction.run
+        with ExitStack() as patches:
+            patches.enter_context(standing_in(self._target))
+            patches.enter_context(patch.object(JITFunction, "run", run))
+            patches.enter_context(patch.object(JITFunction, "_do_compile", self._replacement()))
+            patches.enter_context(patch.object(Autotuner, "run", tune))
+            yield
+
+    def _replacement(self) -> Any:
+        def compile_only(function: Any, *specialisation: Any) -> None:
+            _, signature, _, constants, options, attributes, _ = specialisation
+            name = _name(function, signature, constants, options)
+            if name not in self.builds:
+                source = function.ASTSource(function, signature, constants, attributes)
+                build = self._build(name, source, options)
+                self.builds[name] = replace(build, found=build.found | {"default": self._default})
+
+        return compile_only
+
+    def _build(self, name: str, source: Any, options: Any) -> Build:
+        key = f"{_toolchain()}-{source.hash()}-{self._gpu}-{options.hash()}"
+        kept = self._cache / f"{hashlib.sha256(key.encode()).hexdigest()}.json" if self._cache else None
+        if kept and kept.exists():
+            found, seconds = json.loads(kept.read_text())
+            return Build(name, found, seconds)
+        started = time.perf_counter()
+        found = resources.build(source, self._gpu, options, self._architecture)
+        seconds = time.perf_counter() - started
+        if kept:
+            _write(kept, json.dumps([found, seconds]))
+        return Build(name, found, seconds)
+
+
+def gpu_target(name: str) -> GPUTarget:
+    """What Triton calls a target."""
+    if name.startswith("sm_"):
+        return GPUTarget("cuda", int(name[3:]), 32)
+    return GPUTarget("hip", name, 64)
+
+
+@contextmanager
+def standing_in(target: str = "sm_90") -> Iterator[None]:
+    """Inside, launchers see the GPU that counts are made for, be they compiled or interpreted."""
+    with patch.object(driver, "_active", _StandIn(gpu_target(target), TARGETS.index(target))):
+        yield
+
+
+def _name(function: Any, signature: dict[str, Any], constants: dict[Any, Any], options: Any) -> str:
+    """The kernel with the constants that it declares, its launch options, and the dtypes behind its pointers."""
+    declared = {parameter.name for parameter in function.params if parameter.is_constexpr}
+    names = list(signature)
+    stated = {names[path[0]]: value for path, value in constants.items() if names[path[0]] in declared}
+    shown = [f"{name}={value}" for name, value in stated.items()]
+    shown += [f"num_warps={options.num_warps}", f"num_stages={options.num_stages}"]
+    if options.num_ctas != 1:
+        shown.append(f"num_ctas={options.num_ctas}")
+    if getattr(options, "maxnreg", None):
+        shown.append(f"maxnreg={options.maxnreg}")
+    missing = {names[path[0]] for path, value in constants.items() if value is None and names[path[0]] not in declared}
+    pointers = [f"{name}={_dtype(kind)}" for name, kind in signature.items() if "*" in str(kind)]
+    return " ".join([function.fn.__name__, *shown, *pointers, *(f"{name}=None" for name in names if name in missing)])
+
+
+def _dtype(kind: Any) -> str:
+    """`*bf16` as bf16; those of a tuple side by side."""
+    if isinstance(kind, tuple):
+        return "+".join(_dtype(part) for part in kind if "*" in str(part))
+    return str(kind).lstrip("*").partition("[")[0].removeprefix("tensordesc<")
+
+
+def _write(path: Path, text: str) -> None:
+    """As a whole or not at all: several processes may keep the same file."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+        file.write(text)
+    Path(file.name).replace(path)
 
 
 @cache
-def _compiler() -> Child:
-    return Child(serve, {"TRITON_INTERPRET": None})
-
-
-def serve(request: tuple[str, str, str, str]) -> Iterator[Launch]:
-    """The child's side of `compile_for`."""
-    name, module, qualname, provider = request
-    operator: type[Operator] = getattr(importlib.import_module(module), qualname)
-    cases = [operator.sweep_cases("smoke")[0].sizes, operator.hostile]
-    with compiling(TARGETS[name], list(TARGETS).index(name)) as launches:
-        for sizes in cases:
-            for mode in operator.modes():
-                operator().trial(provider, Case(sizes, sizes, mode), "cpu").once()
-    yield from launches
-
-
-class compiling:  # noqa: N801 - a context manager that reads as a word
-    """Inside, kernels compile for a target and are not launched; gives the list of launches that were compiled."""
-
-    def __init__(self, target: Target, index: int) -> None:
-        self._target = target
-        self._index = index
-        self._launches: list[Launch] = []
-        self._patches = ExitStack()
-
-    def __enter__(self) -> list[Launch]:
-        driver.set_active(_StandIn(self._target.gpu, self._index))
-        run, launches, limit = JITFunction.run, self._launches, self._target.shared_limit
-
-        def compile_only(function: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> Launch:  # noqa: ARG001
-            kernel = run(function, *arguments, grid=grid, warmup=True, **options)
-            launch = Launch(function.fn.__name__, kernel.metadata.shared, limit)
-            launches.append(launch)
-            return launch
-
-        def first_that_fits(tuner: Any, *arguments: Any, **options: Any) -> None:
-            for config in tuner.configs:
-                if tuner.fn.run(*arguments, **options, **config.all_kwargs()).fits:
-                    return
-                if config is not tuner.configs[-1]:
-                    launches.pop()
-
-        self._patches.enter_context(patch.object(JITFunction, "run", compile_only))
-        self._patches.enter_context(patch.object(Autotuner, "run", first_that_fits))
-        return launches
-
-    def __exit__(self, *_: object) -> None:
-        self._patches.close()
+def _toolchain() -> str:
+    """What decides about the machine code and what is read from it, beside the source: versions, and this reading."""
+    reading = hashlib.sha256(Path(resources.__file__).read_bytes()).hexdigest()
+    return f"{triton.__version__}-{reading}"
 
 
 class _StandIn(DriverBase):  # type: ignore[misc]
-    """What the compiler asks of a driver, for a GPU that is not there. Launchers see CPU tensors as its own."""
+    """What launchers and the compiler ask of a driver, for a GPU that is not there; CPU tensors are its own."""
 
     def __init__(self, target: GPUTarget, index: int) -> None:
         super().__init__()
         self._target = target
         self._index = index
+        self.utils = SimpleNamespace(get_device_properties=lambda _: {"multiprocessor_count": PROCESSORS})
 
     @classmethod
     def is_active(cls) -> bool:
@@ -132,7 +184,7 @@ class _StandIn(DriverBase):  # type: ignore[misc]
         return self._target
 
     def get_current_device(self) -> int:
-        """A number per target: Triton keeps compiled kernels by device."""
+        """A number per target: Triton keeps what it knows of a kernel by device."""
         return self._index
 
     def get_current_stream(self, device: int) -> int:  # noqa: ARG002

@@ -10,9 +10,13 @@ import torch
 def choose() -> torch.device:
     """A GPU if torch sees one; else the CPU, where kernels are interpreted. Call it before kernels are imported.
 
-    Triton decides at the import of a kernel whether it is interpreted, by the variable that is set here.
+    Triton decides at the import of a kernel whether it is interpreted, by the variable that is set here. Its
+    interpreter is mended.
     """
     if torch.cuda.is_available():
         return torch.device("cuda")
     os.environ.setdefault("TRITON_INTERPRET", "1")
+    from bench.core.interpreter import mend  # imports Triton, which looks at the variable
+
+    mend()
     return torch.device("cpu")

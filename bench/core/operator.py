@@ -32,7 +32,6 @@ from bench.core.case import (
     grid,
     select,
 )
-from bench.core.compile import compile_for
 from bench.core.hazards import HAZARDS, MISTAKES
 from bench.core.proof import (
     Function,
@@ -52,7 +51,9 @@ from bench.core.trial import Trial
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
+    from bench.core.counts import Unit
     from bench.core.ledger import Ledger
+    from bench.core.verify import Verification
 
 # What a declaration needs, from one place.
 __all__ = [
@@ -209,6 +210,13 @@ class Operator:
         """The cases to be clocked under a profile."""
         return [Case(axes, cls().sizes(**axes), mode) for axes in select(cls.sweep, profile) for mode in cls.modes()]
 
+    @classmethod
+    def counted_cases(cls, every: bool = False) -> list[Case]:
+        """The cases to be counted: those of the shortest length, of the models that `quick` takes or of every model."""
+        shortest = min(point["seq_len"] for point in cls.sweep)
+        cases = cls.sweep_cases("full" if every else "quick")
+        return [case for case in cases if case.axes["seq_len"] == shortest]
+
     def trial(self, provider: str, case: Case, device: torch.device | str, **changed: Any) -> Trial:
         """A provider on the inputs of a case, ready to run; `changed` replaces inputs by name."""
         inputs = self.inputs(Make(device), **case.sizes) | changed
@@ -290,14 +298,19 @@ class Operator:
             pytest.skip(f"needs more device memory: {error}")
 
     @pytest.mark.count
-    def test_compiles(self, target: str, provider: str) -> None:
-        """Every kernel compiles for the target, forward and backward, and fits its shared memory; no GPU is needed."""
-        compiled = compile_for(target, type(self), provider)
-        assert compiled, f"expected kernels to compile, got no launch from {provider}"
-        for launch in compiled:
-            assert launch.fits, (
-                f"{launch.name}: expected at most {launch.limit} bytes of shared memory, got {launch.shared}"
-            )
+    def test_counts(self, unit: Unit, verification: Verification) -> None:
+        """Our kernel moves and computes what results/counts.json says, in every launch: interpreted, no GPU needed."""
+        verification.unit(unit)
+
+    @pytest.mark.count
+    def test_compiles(self, unit: Unit, verification: Verification) -> None:
+        """Its kernels take what results/counts.json says of a target, in every tuned configuration; no GPU needed."""
+        verification.unit(unit)
+
+    @pytest.mark.count
+    def test_floors(self, verification: Verification) -> None:
+        """`traffic` and `flops` are what results/counts.json says, at every case of the sweep."""
+        verification.floors(type(self))
 
     @pytest.mark.benchmark(timer=REPLAY)
     def test_speed(self, case: Case, provider: str, benchmark: BenchmarkFixture, ledger: Ledger) -> None:

@@ -1,0 +1,89 @@
+"""Verifying counts against the ledger, or accepting them into it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from bench.core.baseline import Baseline, differences, told
+from bench.core.counts import Counts, Unit, versions
+from bench.hardware import GPUS, as_dict
+
+if TYPE_CHECKING:
+    from bench.core.operator import Operator
+
+
+class Changed(AssertionError):  # noqa: N818 - it reads as what happened
+    """Something costs another amount than the ledger says."""
+
+
+class Verification:
+    """One session of counting. accept: write what is found into the ledger, in place of comparing it."""
+
+    def __init__(self, counts: Counts, baseline: Baseline, accept: bool = False) -> None:
+        self.accept = accept
+        self.foreign = "" if accept else baseline.foreign(versions())
+        self.counted = 0
+        self._seconds: dict[str, float] = {}
+        self._counts = counts
+        self._baseline = baseline
+
+    @property
+    def comparable(self) -> bool:
+        """Whether counts made here can be compared with the ledger; if not, `foreign` says why."""
+        return not self.foreign
+
+    def begin(self, units: Sequence[Unit]) -> None:
+        """Start to count, where that is of any use."""
+        if self.comparable:
+            self._counts.submit(units)
+
+    def unit(self, unit: Unit) -> None:
+        """Count a unit and compare. Raises `Changed`."""
+        answer = self._counts.result(unit)
+        self._seconds |= {f"{unit.target} {name}": seconds for name, seconds in answer.seconds.items()}
+        self._settle(unit.path, answer.found)
+
+    def floors(self, operator: type[Operator]) -> None:
+        """Compare the fewest bytes and operations that an operator states for each case of its sweep."""
+        self._settle(("floors", operator.name()), floors_of(operator))
+
+    def finish(self, known: Sequence[tuple[str, ...]]) -> None:
+        """Write the ledger, if what was found is accepted; what is under none of the known paths is dropped."""
+        if self.accept:
+            self._baseline.put(("versions",), versions())
+            self._baseline.put(("gpus",), {name: as_dict(gpu) for name, gpu in GPUS.items()})
+            self._baseline.prune(known)
+            self._baseline.write()
+
+    def summary(self) -> str:
+        """What was done, in a sentence; the seconds are those of each compilation when it last ran."""
+        text = f"{'accepted' if self.accept else 'compared'} {self.counted} counts"
+        if self._seconds:
+            slowest = max(self._seconds, key=lambda name: self._seconds[name])
+            total = sum(self._seconds.values())
+            text += f", {len(self._seconds)} compiled kernels among them ({total:.0f} s of one core when compiled; "
+            text += f"the slowest, {slowest}: {self._seconds[slowest]:.1f} s)"
+        return text
+
+    def close(self) -> None:
+        """End what still counts."""
+        self._counts.close()
+
+    def _settle(self, path: tuple[str, ...], found: dict[str, Any]) -> None:
+        self.counted += 1
+        if self.accept:
+            self._baseline.put(path, found)
+            return
+        changes = differences(self._baseline.get(path), found)
+        if changes:
+            raise Changed(told(path, changes))
+
+
+def floors_of(operator: type[Operator]) -> dict[str, Any]:
+    """The floor of every case of an operator's sweep: bytes and operations."""
+    declared = operator()
+    return {
+        case.id: {"bytes": declared.traffic(case.mode, **case.sizes), "flops": declared.flops(case.mode, **case.sizes)}
+        for case in operator.sweep_cases("full")
+    }

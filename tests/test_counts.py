@@ -1,0 +1,253 @@
+"""Units of counting, the ledger that they are compared with, and regressions planted to be found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.core.baseline import FILE, Baseline, differences, told
+from bench.core.child import ChildFailed
+from bench.core.counts import Counts, Unit, paths_of, units_of, versions
+from bench.core.registry import operators
+from bench.core.verify import Changed, Verification, floors_of
+from bench.hardware import GPUS, as_dict
+from tests.planted import Doubled, Multiplied
+
+
+@pytest.fixture(scope="module")
+def counts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Counts]:
+    counts = Counts(tmp_path_factory.mktemp("cache"), processes=1)
+    yield counts
+    counts.close()
+
+
+def _traffic(operator: Any, provider: str) -> Unit:
+    (case,) = operator.counted_cases()
+    return Unit(operator.__module__, operator.__qualname__, provider, "fwd", case=case.id)
+
+
+def _resources(provider: str, target: str) -> Unit:
+    return Unit(Multiplied.__module__, Multiplied.__qualname__, provider, "fwd", target=target)
+
+
+def _found(counts: Counts, planted: str) -> str:
+    """What a planted regression changes, as it is told."""
+    before = counts.result(_traffic(Doubled, "sound")).found
+    return "\n".join(differences(before, counts.result(_traffic(Doubled, planted)).found))
+
+
+def test_a_sound_kernel_is_at_its_floor(counts: Counts) -> None:
+    (launch,) = counts.result(_traffic(Doubled, "sound")).found.values()
+    assert launch["programs"] == 3
+    assert launch["read"] == {"x_ptr": {"requested": 1200, "footprint": 1200}}
+    assert launch["written"] == {"y_ptr": {"requested": 1200, "footprint": 1200}}
+
+
+def test_a_second_load_is_found(counts: Counts) -> None:
+    assert "0 _double > read > x_ptr: requested 1200 -> 2400 (+100.0%)" in _found(counts, "second_load")
+    assert "footprint" not in _found(counts, "second_load")
+
+
+def test_an_extra_pass_is_found(counts: Counts) -> None:
+    found = _found(counts, "extra_pass")
+    assert "1 aten::div > read > inputs: requested is new: 1200" in found
+    assert "2 _double > written > y_ptr: requested is new: 1200" in found
+
+
+def test_a_widened_dtype_is_found(counts: Counts) -> None:
+    found = _found(counts, "widened")
+    assert "0 _double > written > y_ptr: footprint 1200 -> 2400 (+100.0%)" in found
+    assert "1 aten::_to_copy > read > inputs: requested is new: 2400" in found
+
+
+def test_a_dropped_bound_is_found(counts: Counts) -> None:
+    with pytest.raises(
+        ChildFailed, match="_double: expected every byte read to belong to an argument, got 112 that do"
+    ):
+        counts.result(_traffic(Doubled, "unbounded"))
+    found = _found(counts, "unbounded_inside")
+    assert "0 _double > read > x_ptr: requested 1200 -> 1536 (+28.0%)" in found
+    assert "0 _double > read > x_ptr: footprint 1200 -> 1312" in found
+
+
+def _kernel(counts: Counts, provider: str, target: str) -> Any:
+    (found,) = counts.result(_resources(provider, target)).found.values()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("target", "unit"), [("sm_80", "mma"), ("sm_90", "wgmma"), ("sm_100", "tcgen05"), ("gfx942", "mfma")]
+)
+def test_a_dot_that_falls_off_the_tensor_core_is_found(counts: Counts, target: str, unit: str) -> None:
+    sound, planted = (_kernel(counts, name, target)["instructions"] for name in ("sound", "off_the_tensor_core"))
+    assert sound[unit] > 0
+    if target != "gfx942":  # its matrix cores take fp32 as it is
+        assert unit not in planted
+        assert f"instructions: {unit} is gone, was {sound[unit]}" in differences(
+            {"instructions": sound}, {"instructions": planted}
+        )
+    assert planted["fma" if target != "gfx942" else "mfma"] > sound.get("fma", 0)
+
+
+def test_a_dot_too_small_for_wgmma_is_found(counts: Counts) -> None:
+    planted = _kernel(counts, "off_wgmma", "sm_90")["instructions"]
+    assert "wgmma" not in planted
+    assert planted["mma"] > 0
+
+
+def test_a_configuration_that_spills_is_found(counts: Counts) -> None:
+    sound, planted = (_kernel(counts, name, "sm_90") for name in ("sound", "spilling"))
+    assert sound["spills"] == sound["stack"] == 0
+    assert planted["spills"] > 0
+    assert planted["registers"] == 255
+    assert any(change.startswith("spills 0 -> ") for change in differences(sound, planted))
+
+
+def test_what_does_not_fit_is_absent_with_its_reason(counts: Counts) -> None:
+    needs = 2 * 256 * 512
+    reason = _kernel(counts, "too_large", "sm_86")["absent"]
+    assert reason.startswith("shared memory: needs ")
+    assert int(reason.split()[3]) >= needs
+    assert reason.endswith(" bytes, a block may have 101376")
+
+
+def test_every_record_is_whole(counts: Counts) -> None:
+    for unit in units_of(Multiplied, "sound"):
+        if not unit.target:
+            continue
+        ((name, found),) = counts.result(unit).found.items()
+        assert name.startswith("_multiply SIZE=128 BLOCK_M=64 WIDE=False num_warps=4 num_stages=")
+        assert name.endswith("a_ptr=fp16 b_ptr=fp16 out_ptr=fp16")
+        fields = {"registers", "spills", "stack", "shared", "warps", "occupancy", "instructions", "default"}
+        assert set(found) == fields, unit
+        assert 16 <= found["registers"] <= 512
+        assert 0 < found["occupancy"] <= 1
+        assert found["warps"] == 4
+        assert {"load.128"} & set(found["instructions"]) or {"cp.async.128"} & set(found["instructions"]), unit
+
+
+def test_a_second_count_takes_the_cache_and_agrees(counts: Counts, tmp_path: Path) -> None:
+    units = [_traffic(Doubled, "sound"), _resources("sound", "sm_90")]
+    first = [counts.result(unit).found for unit in units]
+    cold, warm = Counts(tmp_path, processes=2), Counts(counts._cache, processes=2)
+    try:
+        assert [cold.result(unit).found for unit in units] == first
+        assert [warm.result(unit).found for unit in units] == first
+    finally:
+        cold.close()
+        warm.close()
+    assert {path.name for path in tmp_path.iterdir()} <= {path.name for path in counts._cache.iterdir()}
+
+
+# The ledger.
+
+
+def _filled(file: Path) -> Baseline:
+    baseline = Baseline(file)
+    baseline.put(("versions",), {"torch": "2.13.0", "triton": "3.7.1"})
+    baseline.put(("cases", "double", "fwd-x", "triton"), {"0 _double": {"programs": 3, "read": {"x_ptr": {"a": 1}}}})
+    baseline.put(("resources", "double", "fwd", "triton", "sm_90"), {"_double": {"registers": 16, "instructions": {}}})
+    baseline.put(("floors", "double"), {"fwd-x": {"bytes": 8, "flops": 2}})
+    return baseline
+
+
+def test_the_ledger_is_written_the_same_way_twice(tmp_path: Path) -> None:
+    _filled(tmp_path / "a.json").write()
+    again = Baseline(tmp_path / "a.json")
+    again.file = tmp_path / "b.json"
+    again.write()
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    read = again.get(("cases", "double", "fwd-x", "triton"))
+    assert read == {"0 _double": {"programs": 3, "read": {"x_ptr": {"a": 1}}}}
+
+
+def test_the_ledger_has_a_line_for_every_kernel(tmp_path: Path) -> None:
+    baseline = _filled(tmp_path / "a.json")
+    record = {"registers": 16, "instructions": {"load.128": 4, "store.128": 4}, "shared": 0}
+    path = ("resources", "double", "fwd", "triton", "sm_90")
+    baseline.put(path, {f"_double BLOCK={block}": record for block in (64, 128, 256)})
+    baseline.write()
+    lines = [line.strip() for line in (tmp_path / "a.json").read_text().splitlines()]
+    inside = '{"instructions": {"load.128": 4, "store.128": 4}, "registers": 16, "shared": 0}'
+    assert f'"_double BLOCK=64": {inside}' in lines
+    assert f'"_double BLOCK=128": {inside},' in lines
+
+
+def test_what_nobody_counts_any_more_is_dropped(tmp_path: Path) -> None:
+    baseline = _filled(tmp_path / "a.json")
+    baseline.prune([("cases", "double", "fwd-x", "triton")])
+    assert list(baseline.paths()) == [("cases", "double", "fwd-x", "triton")]
+    assert baseline.content["versions"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "expected JSON"), ("[]", "expected schema 1, got list"), ('{"schema": 7}', "expected schema 1, got 7")],
+)
+def test_a_foreign_file_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "counts.json").write_text(text)
+    with pytest.raises(ValueError, match=f"^counts.json: {message}"):
+        Baseline(tmp_path / "counts.json")
+
+
+def test_other_versions_are_not_comparable(tmp_path: Path) -> None:
+    baseline = _filled(tmp_path / "a.json")
+    assert baseline.foreign({"torch": "2.13.0", "triton": "3.7.1"}) == ""
+    assert baseline.foreign({"torch": "2.13.0", "triton": "3.6.0"}) == (
+        "not comparable: the ledger was made with triton 3.7.1, here 3.6.0"
+    )
+    assert Baseline(tmp_path / "none.json").foreign({"torch": "1", "triton": "1"}) == ""
+
+
+def test_differences_are_told_with_what_from_and_to() -> None:
+    before = {"_k": {"registers": 168, "spills": 0, "instructions": {"wgmma": 8}}, "_old": {"absent": "no"}}
+    after = {"_k": {"registers": 255, "spills": 24, "instructions": {"mma": 64}}}
+    assert differences(before, after) == [
+        "_k > instructions: mma is new: 64",
+        "_k > instructions: wgmma is gone, was 8",
+        "_k: registers 168 -> 255 (+51.8%)",
+        "_k: spills 0 -> 24",
+        "_old: absent is gone, was no",
+    ]
+    assert differences(before, before) == []
+    message = told(("resources", "attention", "fwd", "triton", "sm_90"), ["x"] * 50)
+    assert message.startswith("attention fwd triton sm_90: 50 differences from results/counts.json\n")
+    assert "... and 10 more" in message
+
+
+def test_verification_compares_accepts_and_names_what_changed(counts: Counts, tmp_path: Path) -> None:
+    file, unit = tmp_path / "counts.json", _traffic(Doubled, "sound")
+    with pytest.raises(Changed, match="not in the ledger yet"):
+        Verification(counts, Baseline(file)).unit(unit)
+    accepting = Verification(counts, Baseline(file), accept=True)
+    accepting.unit(unit)
+    accepting.floors(Doubled)
+    accepting.finish(paths_of(Doubled))
+    verifying = Verification(counts, Baseline(file))
+    verifying.unit(unit)
+    verifying.floors(Doubled)
+    assert verifying.counted == 2
+    content = json.loads(file.read_text())
+    content["cases"]["double"]["fwd-seq_len3-fp16"]["sound"]["0 _double"]["read"]["x_ptr"]["requested"] = 1
+    file.write_text(json.dumps(content))
+    with pytest.raises(Changed, match=r"double fwd-seq_len3-fp16 sound: 1 difference from .*\n.*requested 1 -> 1200"):
+        Verification(counts, Baseline(file)).unit(unit)
+
+
+def test_the_committed_ledger_lists_exactly_what_is_counted() -> None:
+    known = {path for operator in operators() for path in paths_of(operator)}
+    baseline = Baseline(FILE)
+    assert set(baseline.paths()) == known
+    assert baseline.content["gpus"] == {name: as_dict(gpu) for name, gpu in GPUS.items()}
+    assert set(baseline.content["versions"]) == set(versions())
+
+
+def test_floors_cover_the_whole_sweep() -> None:
+    for operator in operators():
+        floors = floors_of(operator)
+        assert len(floors) == len(operator.sweep_cases("full"))
+        assert all(floor["bytes"] > 0 and floor["flops"] > 0 for floor in floors.values())
