@@ -88,10 +88,9 @@ def _config(m: int, n: int, warps: int, stages: int) -> triton.Config:
 
 def _around(m: int, n: int, warps: int, stages: int) -> list[tuple[int, int, int, int]]:
     """A point and those one step away from it, the ones that take less shared memory first."""
-    steps = [(m, n, warps, stages), (m, n // 2, warps, stages), (m // 2, n, warps, stages), (m, n, warps, stages - 1)]
+    steps = [(m, n, warps, stages), (m, n // 2, warps, stages), (m // 2, n, warps, stages)]
     steps += [(m, 2 * n, warps, stages), (2 * m, n, warps, stages), (m, n, warps, stages + 1)]
-    steps += [(m, n, 12 - warps, stages)]
-    return [point for point in steps if all(16 <= x <= 128 for x in point[:2]) and point[3] >= 1]
+    return [point for point in steps if all(16 <= x <= 128 for x in point[:2])]
 
 
 def launch(

@@ -17,6 +17,7 @@ from unittest.mock import patch
 
 import torch
 import triton
+from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 from triton.runtime.autotuner import Autotuner
@@ -83,6 +84,8 @@ class Compiler:
                     if config is not tuner.configs[-1]:
                         self.builds = before
 
+        if knobs.runtime.interpret:
+            raise RuntimeError("TRITON_INTERPRET: expected it to be unset where kernels are to be compiled")
         stock = JITFunction.run
         with ExitStack() as patches:
             patches.enter_context(standing_in(self._target))
