@@ -1,10 +1,12 @@
-"""`python -m bench list` and `python -m bench doctor`: what there is to run, and what this machine can run of it."""
+"""`python -m bench list`, `counts`, `doctor`: what there is to run, what it costs, what this machine can run."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
+import pandas as pd
 import typer
+from _pytest.mark.expression import Expression
 from rich.console import Console
 from rich.table import Table
 
@@ -15,6 +17,10 @@ DEVICE = device.choose()
 from bench.core.case import Case, plain
 from bench.core.doctor import Finding, examine
 from bench.core.registry import availability, operators
+from reports import counts as ledger
+from reports.counts_terminal import show_cases, show_resources
+from reports.record import NotOurs
+from reports.terminal import console
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 MARKS = {"ok": "[green]ok[/]", "missing": "[yellow]missing[/]", "problem": "[red]problem[/]"}
@@ -78,6 +84,69 @@ def doctor() -> None:
     Console().print(table)
     if any(finding.state == "problem" for finding in findings):
         raise typer.Exit(1)
+
+
+@app.command()
+def counts(
+    expression: Annotated[str, typer.Option("-k", help="As pytest's: over operators, modes, cases, kernels.")] = "",
+    gpu: Annotated[str, typer.Option(help="GPUs of the hardware table, with commas between them.")] = "h100,h200",
+    resources: Annotated[bool, typer.Option("--resources", help="What compiled kernels take, not bounds.")] = False,
+    target: Annotated[str, typer.Option(help="Targets to show resources of.")] = "sm_80,sm_90,sm_100,gfx942",
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also cases that are not counted (floors only); every configuration.")
+    ] = False,
+) -> None:
+    """Show what the ledger of counts says: bounds on the time of each case on each GPU, or compiled resources.
+
+    Examples: `python -m bench counts -k "rms_norm and fwd" --gpu h200,a100-80,mi300x`, `python -m bench counts
+    --resources --target sm_90 --all -k "attention and _key_kernel"`.
+    """
+    try:
+        found = ledger.load()
+    except (NotOurs, OSError) as error:
+        raise typer.BadParameter(f"{ledger.LEDGER}: {error}; pytest bench -m count --accept-counts makes it") from error
+    if resources:
+        names = _known("--target", target, found.resources.target.unique())
+        rows = found.resources[found.resources.target.isin(names)]
+        rows = _matching(rows if everything else rows[rows.default], expression, ["kernel", "configuration", "target"])
+        show_resources(rows, console())
+        return
+    names = _known("--gpu", gpu, found.gpus)
+    rows = _matching(found.cases if everything else found.cases[found.cases.provider.notna()], expression, ["case"])
+    show_cases(found, rows, names, console())
+
+
+def _known(option: str, text: str, known: Any) -> list[str]:
+    """The names in a list with commas, every one of them known."""
+    names = [name.strip().lower() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise typer.BadParameter(f"expected some of {', '.join(sorted(known))}, got {name}", param_hint=option)
+    return names
+
+
+def _matching(rows: pd.DataFrame, expression: str, columns: list[str]) -> pd.DataFrame:
+    """The rows that a `-k` expression selects by their operator, mode and further columns."""
+    if not expression.strip():
+        return rows
+    try:
+        compiled = Expression.compile(expression)
+    except SyntaxError as error:
+        raise typer.BadParameter(
+            f"expected an expression as pytest's, got {expression}: {error}", param_hint="-k"
+        ) from error
+    words = rows[["operator", "mode", *columns]].astype(str).agg(" ".join, axis=1).str.lower()
+
+    def selected(text: str) -> bool:
+        def matches(name: str, /, **_: str | int | bool | None) -> bool:
+            return name.lower() in text
+
+        return compiled.evaluate(matches)
+
+    kept = rows[words.map(selected)]
+    if kept.empty:
+        raise typer.BadParameter(f"expected to match something, got {expression}", param_hint="-k")
+    return kept
 
 
 if __name__ == "__main__":

@@ -9,9 +9,12 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from reports.counts import LEDGER
+from reports.counts import load as load_counts
 from reports.derive import derive
 from reports.load import expand, load, newest
 from reports.page import write
+from reports.record import NotOurs
 from reports.terminal import console, show
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -43,6 +46,11 @@ def report(
             raise typer.BadParameter(f"expected a file or folder, got {source}, which does not exist")
     results = load([[file] for file in expand(sources)] if sources else newest())
     rows = derive(results.rows)
+    counts = None
+    try:
+        counts = load_counts() if LEDGER.exists() else None
+    except NotOurs as error:
+        results.left_out.append((str(LEDGER), str(error)))
     warnings = Console(stderr=True, highlight=False, soft_wrap=True)
     for path, reason in results.left_out:
         warnings.print(Text(f"left out: {path}: {reason}", "yellow"))
@@ -51,7 +59,7 @@ def report(
         raise typer.Exit(1)
     # The page comes before the table: whoever closes the pipe that the table goes to still has the page.
     try:
-        page = write(results, rows, output)
+        page = write(results, rows, output, counts)
     except OSError as error:
         raise typer.BadParameter(f"--output: expected a place to write to, got {output}: {error.strerror}") from error
     out = console()

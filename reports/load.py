@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from reports.counts import LEDGER
 from reports.record import NUMBERS, OBJECTS, SCHEMA, TEXTS, NotOurs, clean, entry, flat, items, mapping
 from reports.record import shown as as_json
 from reports.record import text as text_of
@@ -56,8 +57,11 @@ class Results:
 
 
 def expand(sources: Sequence[Path]) -> list[Path]:
-    """Files as they are, folders as the results files under them; none of them twice."""
-    found = [[*sorted(source.rglob("*.json"))] if source.is_dir() else [source] for source in sources]
+    """Files as they are, folders as the results files under them (counts are none); none of them twice."""
+    found = [
+        [path for path in sorted(source.rglob("*.json")) if path.name != LEDGER.name] if source.is_dir() else [source]
+        for source in sources
+    ]
     return list({file.resolve(): file for files in found for file in files}.values())
 
 

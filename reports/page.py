@@ -15,6 +15,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from reports import units
+from reports.counts import Counts
+from reports.counts_page import counts_section
 from reports.derive import Throughput, throughput
 from reports.gaps import gaps
 from reports.load import Results, Run
@@ -66,16 +68,16 @@ class Section:
     gaps: int
 
 
-def write(results: Results, rows: pd.DataFrame, target: Path) -> Path:
+def write(results: Results, rows: pd.DataFrame, target: Path, counts: Counts | None = None) -> Path:
     """Write the page to `target` (an .html file, or a folder for its index.html); gives the file."""
     file = target if target.suffix.lower() in (".html", ".htm") else target / "index.html"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(render(results, rows), encoding="utf-8")
+    file.write_text(render(results, rows, counts), encoding="utf-8")
     return file
 
 
-def render(results: Results, rows: pd.DataFrame) -> str:
-    """The page as text."""
+def render(results: Results, rows: pd.DataFrame, counts: Counts | None = None) -> str:
+    """The page as text, with a section on counts where there are any."""
     found, names = looks(rows), run_names(results.runs)
     shown = sections(rows, found, names)
     return _template().render(
@@ -89,6 +91,7 @@ def render(results: Results, rows: pd.DataFrame) -> str:
         counts={status: int((rows.status == status).sum()) for status in STATUSES},
         swatches={name: Markup(swatch(look, f"swatch-{i}")) for i, (name, look) in enumerate(found.items())},
         marks={name: f"look-{i}" for i, name in enumerate(found)},
+        counted=None if counts is None else counts_section(counts, [run.device for run in results.runs]),
         modes=MODES,
         light=LIGHT,
         dark=DARK,

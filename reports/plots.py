@@ -83,7 +83,7 @@ def panel(rows: pd.DataFrame, quantity: Quantity, look: dict[str, Look], name: s
         axes = drawn.add_axes((left, below / height, 0.96 - left, 1 - (below + above) / height))
         axes.grid(visible=True, axis="y" if along else "x")
         (_lines if along else _dots)(axes, rows, quantity, look)
-        return _svg(drawn, name)
+        return as_svg(drawn, name)
 
 
 def swatch(look: Look, name: str) -> str:
@@ -94,7 +94,7 @@ def swatch(look: Look, name: str) -> str:
         axes.axis("off")
         axes.set(xlim=(-1, 1), ylim=(-1, 1))
         axes.plot([-1, 0, 1], [0, 0, 0], markevery=[1], **_style(look))
-        return _svg(drawn, name)
+        return as_svg(drawn, name)
 
 
 def _lines(axes: Axes, rows: pd.DataFrame, quantity: Quantity, look: dict[str, Look]) -> None:
@@ -205,7 +205,7 @@ def _short(text: str) -> str:
     return re.sub(r"(\.\d*?)0+(?=\D|$)", lambda found: "" if found[1] == "." else found[1], text)
 
 
-def _svg(drawn: Figure, name: str) -> str:
+def as_svg(drawn: Figure, name: str) -> str:
     """The figure as an SVG element, its ids unique on the page, its colours left to the page's style."""
     buffer = io.StringIO()
     with warnings.catch_warnings():

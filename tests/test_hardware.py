@@ -294,12 +294,15 @@ def test_named_takes_no_relative_for_the_board_itself(device_name: str) -> None:
 def test_as_dict_holds_plain_values_only(gpu: Gpu) -> None:
     plain = as_dict(gpu)
     assert json.loads(json.dumps(plain)) == plain
-    assert set(plain) == set(Gpu.__dataclass_fields__)
+    assert set(plain) == {*Gpu.__dataclass_fields__, "special", "launch_s"}
     peaks = plain["peaks"]
     assert isinstance(peaks, dict)
     assert {type(value) for value in (*plain.values(), *peaks.values())} <= {str, int, float, dict}
     assert plain["bandwidth"] == gpu.bandwidth.value
-    assert peaks == {dtype: figure.value for dtype, figure in gpu.peaks.items()}
+    assert peaks == pytest.approx({dtype: figure.value for dtype, figure in gpu.peaks.items()}, rel=1e-9)
+    rate = ARCHITECTURES[gpu.architecture].special_per_clock.value
+    assert plain["special"] == pytest.approx(gpu.processors.value * rate * gpu.clock_hz.value, rel=1e-9)
+    assert plain["launch_s"] == LAUNCH.value
 
 
 def test_figures_that_are_easily_taken_for_others() -> None:

@@ -1,0 +1,148 @@
+"""The counts on the page: a roofline, the multiples of the floor, and both as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from reports import units
+from reports.counts import Counts
+from reports.looks import LIGHT, MARKERS, OTHERS
+from reports.plots import INK, STYLE, as_svg
+from reports.predict import counted, floor, main_unit, multiples
+
+DEFAULT_GPU = "h200"
+TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+PEAK_NAMES = {"fp32": "fp32 vector", "bf16": "bf16 tensor", "fp16": "fp16 tensor", "int8": "int8 tensor"}
+
+
+@dataclass(frozen=True)
+class CountsSection:
+    """What the page shows of counts. `cases` and `resources` hold text and numbers for the tables' cells."""
+
+    gpu: str
+    versions: dict[str, str]
+    roofline: Markup
+    roofline_alt: str
+    bars: Markup
+    bars_alt: str
+    cases: list[dict[Any, Any]]
+    resources: list[dict[Any, Any]]
+    spilling: int
+
+
+def counts_section(counts: Counts, devices: Sequence[str]) -> CountsSection:
+    """The section for the first of these devices (results folders) that the hardware table knows, else the H200."""
+    known = [key for device in devices for key in counts.gpus if device.lower() == f"nvidia-{key}"]
+    gpu = counts.gpus[known[0] if known else DEFAULT_GPU]
+    cases = _bounded(counts.cases, gpu)
+    resources = counts.resources[counts.resources.default & counts.resources.target.isin(TARGETS)]
+    spills = resources[resources.spills_bytes.fillna(0) > 0]
+    furthest = cases.sort_values("traffic").iloc[-1]
+    return CountsSection(
+        gpu=gpu["name"],
+        versions=counts.versions,
+        roofline=Markup(_roofline(cases, gpu)),
+        roofline_alt=(
+            f"Roofline of {gpu['name']}: the bound on the throughput of {len(cases)} counted cases against their "
+            "operations per byte. " + "; ".join(f"{row.label} is bound by {row.roof}" for _, row in cases.iterrows())
+        ),
+        bars=Markup(_bars(cases)),
+        bars_alt=f"Bytes moved as multiples of the floor; the largest is {furthest.label} with {furthest.traffic:.2f}.",
+        cases=cases.to_dict("records"),
+        resources=resources.sort_values(["operator", "mode", "kernel", "configuration"]).to_dict("records"),
+        spilling=len(spills),
+    )
+
+
+def _bounded(cases: pd.DataFrame, gpu: dict[str, Any]) -> pd.DataFrame:
+    """The counted cases with their multiples, bounds on this GPU and a label."""
+    found = multiples(cases).sort_values(["operator", "mode", "case"], ascending=[True, False, True])
+    least = [floor(row, gpu) for _, row in found.iterrows()]
+    bound = [counted(row, gpu) for _, row in found.iterrows()]
+    return found.assign(
+        label=found.operator + " " + found["mode"] + " " + found.case.str.partition("-seq_len")[0],
+        unit=[main_unit(row) for _, row in found.iterrows()],
+        floor_s=[each.seconds for each in least],
+        bound_s=[each.seconds for each in bound],
+        roof=[each.roof for each in bound],
+        intensity=_operations(found) / found.footprint_bytes,
+    )
+
+
+def _operations(cases: pd.DataFrame) -> pd.Series:
+    return cases["dots"].map(lambda each: sum(each.values())) + cases.vector_flops + cases.special
+
+
+def _roofline(cases: pd.DataFrame, gpu: dict[str, Any]) -> str:
+    """Bounds over intensity, both logarithmic; a colour per operator, hollow markers for the backward."""
+    known = cases[cases.bound_s.notna() & (cases.intensity > 0)]  # what computes nothing has no place on a roofline
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.4, 4.2), layout="constrained")
+        axes: Axes = figure.subplots()
+        axes.set(xscale="log", yscale="log", xlabel="counted operations per byte moved", ylabel="bound, TFLOP/s")
+        left, right = known.intensity.min() / 3, known.intensity.max() * 6
+        _roofs(axes, gpu, sorted(set(known.unit) | {"fp32"}), left, right)
+        for index, (operator, rows) in enumerate(known.groupby("operator")):
+            colour = LIGHT[OTHERS[index % len(OTHERS)]]
+            for mode, each in rows.groupby("mode"):
+                axes.plot(
+                    each.intensity, each.floor_flops / each.bound_s / 1e12, MARKERS[index % len(MARKERS)],
+                    color=colour, markersize=7, markerfacecolor="none" if mode == "bwd" else colour,
+                    label=f"{operator} {mode}", zorder=3,
+                )  # fmt: skip
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: units.plain(value)))
+        axes.set_xlim(left, right)
+        axes.grid(which="major")
+        axes.legend(frameon=False, fontsize=7.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return as_svg(figure, "roofline")
+
+
+def _roofs(axes: Axes, gpu: dict[str, Any], dtypes: Sequence[str], left: float, right: float) -> None:
+    across = np.geomspace(left, right, 200)
+    for dtype in dtypes:
+        if dtype not in gpu["peaks"]:
+            continue
+        height = np.minimum(across * gpu["bandwidth"], gpu["peaks"][dtype]) / 1e12
+        axes.plot(across, height, color=INK, linewidth=0.9, alpha=0.6, zorder=1)
+        axes.annotate(
+            f"{PEAK_NAMES.get(dtype, dtype)} {units.digits(gpu['peaks'][dtype] / 1e12)}",
+            (right, height[-1]), xytext=(-3, 3), textcoords="offset points", ha="right", fontsize=7.5, color=INK,
+        )  # fmt: skip
+    at = left * 1.6
+    axes.annotate(
+        f"{units.digits(gpu['bandwidth'] / 1e12)} TB/s", (at, at * gpu["bandwidth"] / 1e12),
+        xytext=(0, 6), textcoords="offset points", fontsize=7.5, color=INK,
+    )  # fmt: skip
+
+
+def _bars(cases: pd.DataFrame) -> str:
+    """What moved and, lighter, what was requested, as multiples of the floor; the axis is cut at eight."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.4, 0.6 + 0.24 * len(cases)), layout="constrained")
+        axes: Axes = figure.subplots()
+        at = np.arange(len(cases))[::-1]
+        asked = cases.traffic * cases.rereads
+        axes.barh(at, asked.clip(upper=8), color=LIGHT["sky"], alpha=0.35, height=0.72, label="requested")
+        axes.barh(
+            at, cases.traffic.clip(upper=8), color=LIGHT["blue"], height=0.72, label="moved (each byte once a launch)"
+        )
+        for height, moved, requested in zip(at, cases.traffic, asked, strict=True):
+            text = f"{moved:.2f}x" if requested < 1.005 * moved else f"{moved:.2f}x, requested {requested:.2f}x"
+            axes.text(min(requested, 8) + 0.06, height, text, va="center", fontsize=7, color=INK)
+        axes.axvline(1, color=INK, linewidth=1)
+        axes.set_yticks(at, cases.label, fontsize=7.5)
+        axes.set(xlim=(0, 10), xlabel="bytes, as multiples of the floor", ylim=(-0.7, len(cases) - 0.3))
+        axes.tick_params(length=0)
+        axes.legend(frameon=False, fontsize=7.5, loc="lower right")
+        return as_svg(figure, "multiples")
