@@ -10,7 +10,8 @@ import triton.language as tl
 
 from kernels._launch import device_of, tune
 
-Tuned = dict[tuple[bool, int], Any]
+Point = tuple[int, int, int, int]  # BLOCK_M, BLOCK_N, num_warps, num_stages
+Tuned = dict[tuple[bool, int, int], Any]
 
 LOG2E = tl.constexpr(1.4426950408889634)
 L2_BYTES = 16 << 20  # the share of L2 for what side-by-side heads stream
@@ -74,11 +75,14 @@ def walk(k_ptr, v_ptr, strides, sizes, BLOCK_M: tl.constexpr, BLOCK_N: tl.conste
     return (start, batch, h, head), (k_head, v_head, strides[1], strides[2], k_len), limit, whole, stop
 
 
-def tuned(kernel: Any, best: dict[int, tuple[int, int, int, int]]) -> Tuned:
-    """The kernel by causality and weight, tuned over the `best` known (tiles, warps, stages) and their neighbours."""
+def tuned(kernel: Any, best: dict[tuple[int, int], Point]) -> Tuned:
+    """The kernel by causality, bytes of an element and head dimension, tuned over the `best` known and its neighbours.
+
+    The best known are the largest that spill nowhere on sm_80, sm_90 and sm_100: BLOCK_M says how often keys are read.
+    """
     return {
-        (causal, weight): tune([_config(*point) for point in _around(*first)], key=["HEAD_DIM", "V_HEAD_DIM"])(kernel)
-        for causal, (weight, first) in product((False, True), best.items())
+        (causal, *kind): tune([_config(*point) for point in _around(*first)], key=["HEAD_DIM", "V_HEAD_DIM"])(kernel)
+        for causal, (kind, first) in product((False, True), best.items())
     }
 
 
@@ -86,7 +90,7 @@ def _config(m: int, n: int, warps: int, stages: int) -> triton.Config:
     return triton.Config({"BLOCK_M": m, "BLOCK_N": n}, num_warps=warps, num_stages=stages)
 
 
-def _around(m: int, n: int, warps: int, stages: int) -> list[tuple[int, int, int, int]]:
+def _around(m: int, n: int, warps: int, stages: int) -> list[Point]:
     """A point and those one step away from it, the ones that take less shared memory first."""
     steps = [(m, n, warps, stages), (m, n // 2, warps, stages), (m // 2, n, warps, stages)]
     steps += [(m, 2 * n, warps, stages), (2 * m, n, warps, stages), (m, n, warps, stages + 1)]
@@ -105,9 +109,8 @@ def launch(
         heads, rows, block, streamed = kv_heads, k_len, "BLOCK_N", q_len * group
     together = max(1, int(L2_BYTES / (streamed * (dim + v_dim) * size)))
     sizes = (batch, kv_heads, group, q_len, k_len, k_len - q_len if causal else UNMASKED, together)
-    # fp32 weighs twice its bytes: it bypasses the tensor cores, and its operands pass through registers.
-    weight = max(64, triton.next_power_of_2(max(dim, v_dim))) * size * size // 2
+    width = max(64, triton.next_power_of_2(max(dim, v_dim)))
     with device_of(q):
-        kernels[causal, weight][lambda meta: (batch * heads * triton.cdiv(rows, meta[block]),)](
+        kernels[causal, size, width][lambda meta: (batch * heads * triton.cdiv(rows, meta[block]),)](
             *tensors, strides, sizes, scale, HEAD_DIM=dim, V_HEAD_DIM=v_dim
         )

@@ -27,7 +27,7 @@ from kernels._launch import FLOATS, device_of, expect, expect_device, expect_inf
 from kernels.quantize_int8 import outlier_columns, quantize_rows
 
 DEEPEST = 131071  # at K = 131072 a sum of (-128) * (-128) no longer fits int32
-EVEN = 128  # what every BLOCK_K divides
+EVEN = 128  # what every BLOCK_K divides; other K are read byte by byte, in small tiles, for addresses take registers
 
 # Outliers of fp32 are added one by one: a dot of fp32 with what was int8 compiles to TF32 for sm_100, whatever
 # precision it states.
@@ -43,6 +43,10 @@ TILES = [
     )
     for stages in depths
 ]  # fmt: skip
+ODD_TILES = [
+    triton.Config({"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k}, num_warps=warps, num_stages=3)
+    for m, n, k, warps in ((64, 64, 32, 4), (64, 64, 64, 8), (64, 32, 32, 4), (32, 64, 64, 4))
+]
 
 
 @triton.jit
@@ -98,7 +102,6 @@ def _add_outliers(out, outliers, b_ptr, b_scale, strides, row, col, sizes, BLOCK
     return out
 
 
-@tune(TILES, key=["tuned_for"])
 @triton.jit
 def _matmul(
     a_ptr, b_ptr, a_scale_ptr, b_scale_ptr, bias_ptr, outliers, out_ptr, strides, sizes,
@@ -120,6 +123,9 @@ def _matmul(
     tl.store(out_ptr + row[:, None] * N + col[None, :], out.to(out_ptr.dtype.element_ty), mask=inside)
 
 
+BY_EVEN_K = {even: tune(tiles, key=["tuned_for"])(_matmul) for even, tiles in ((True, TILES), (False, ODD_TILES))}
+
+
 def _launch(
     a: Tensor, b: Tensor, a_scale: Tensor, b_scale: Tensor, bias: Tensor | None, out_dtype: torch.dtype,
     outliers: tuple[Tensor, Tensor] | None = None,
@@ -138,7 +144,7 @@ def _launch(
         return (triton.cdiv(m, meta["BLOCK_M"]) * triton.cdiv(n, meta["BLOCK_N"]),)
 
     with device_of(a):
-        _matmul[grid](
+        BY_EVEN_K[k % EVEN == 0][grid](
             a, b, a_scale, b_scale, bias, outliers, out, strides, (m, n, k), (triton.next_power_of_2(m), n, k),
             EVEN_K=k % EVEN == 0, OUTLIER_BLOCK=1 if one_by_one else 32,
         )  # fmt: skip

@@ -16,8 +16,7 @@ CASES = [case for case in Attention.counted_cases() if case.mode == "fwd"]
 
 def tiles(tuned: Any, case: Case) -> tuple[int, int]:
     """BLOCK_M and BLOCK_N of a kernel's first configuration, with which it is counted."""
-    weight = max(64, case.sizes["head_dim"]) * 2
-    config = tuned[case.sizes["causal"], weight].configs[0].kwargs
+    config = tuned[case.sizes["causal"], 2, max(64, case.sizes["head_dim"])].configs[0].kwargs
     return config["BLOCK_M"], config["BLOCK_N"]
 
 

@@ -169,15 +169,21 @@ def serve(request: tuple[Unit, Path]) -> Iterator[Answer]:
 
 
 def _compiled(unit: Unit, folder: Path) -> Answer:
-    """The kernels that a mode launches: at sweep cases with every configuration, at hostile sizes with one."""
+    """The kernels that a mode launches: with every configuration at counted cases, with one for all other models.
+
+    And with one at hostile sizes: the first that fits.
+    """
     from bench.core.case import Case
     from bench.core.compile import Compiler
 
     operator = unit.operator
     compiler = Compiler(unit.target, folder)
-    hostile = Case(operator.hostile, operator.hostile, unit.mode)
-    for case in [*(case for case in operator.counted_cases(every=True) if case.mode == unit.mode), hostile]:
-        with compiler.instead(every=case is not hostile):
+    thorough = operator.counted_cases()
+    cases = thorough + [case for case in operator.counted_cases(every=True) if case not in thorough]
+    for case in [*cases, Case(operator.hostile, operator.hostile, unit.mode)]:
+        if case.mode != unit.mode:
+            continue
+        with compiler.instead(every=case in thorough):
             trial = operator().trial(unit.provider, case, "cpu")
             forward = dict(compiler.builds)
             timed = trial.timed()
