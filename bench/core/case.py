@@ -96,6 +96,22 @@ class Make:
         return torch.randperm(n, generator=self._generator, device=self.device)
 
 
+class Blank(Make):
+    """Makes tensors of zeros: for whoever needs shapes and dtypes only, which takes no time."""
+
+    def normal(self, *shape: int, dtype: torch.dtype, scale: float = 1.0) -> torch.Tensor:  # noqa: ARG002
+        return torch.zeros(shape, dtype=dtype, device=self.device)
+
+    def uniform(self, low: float, high: float, *shape: int, dtype: torch.dtype) -> torch.Tensor:  # noqa: ARG002
+        return torch.zeros(shape, dtype=dtype, device=self.device)
+
+    def integers(self, low: int, high: int, *shape: int, dtype: torch.dtype) -> torch.Tensor:  # noqa: ARG002
+        return torch.zeros(shape, dtype=dtype, device=self.device)
+
+    def permutation(self, n: int) -> torch.Tensor:
+        return torch.arange(n, device=self.device)
+
+
 def select(sweep: Sequence[Axes], profile: str) -> list[Axes]:
     """The part of a sweep that a profile runs, in declared order.
 

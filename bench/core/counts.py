@@ -173,8 +173,9 @@ def _compiled(unit: Unit, folder: Path) -> Answer:
 
     And with one at hostile sizes: the first that fits.
     """
-    from bench.core.case import Case
+    from bench.core.case import Blank, Case
     from bench.core.compile import Compiler
+    from bench.core.trial import Trial
 
     operator = unit.operator
     compiler = Compiler(unit.target, folder)
@@ -184,7 +185,8 @@ def _compiled(unit: Unit, folder: Path) -> Answer:
         if case.mode != unit.mode:
             continue
         with compiler.instead(every=case in thorough):
-            trial = operator().trial(unit.provider, case, "cpu")
+            declared = operator()
+            trial = Trial(declared.provider(unit.provider), declared.inputs(Blank("cpu"), **case.sizes), case.mode)
             forward = dict(compiler.builds)
             timed = trial.timed()
             if unit.mode == "bwd":
