@@ -97,18 +97,22 @@ class Make:
 
 
 class Blank(Make):
-    """Makes tensors of zeros: for whoever needs shapes and dtypes only, which takes no time."""
+    """Makes tensors of zeros, which takes no time: for whoever needs but their shapes and dtypes."""
 
     def normal(self, *shape: int, dtype: torch.dtype, scale: float = 1.0) -> torch.Tensor:  # noqa: ARG002
+        """Zeros."""
         return torch.zeros(shape, dtype=dtype, device=self.device)
 
     def uniform(self, low: float, high: float, *shape: int, dtype: torch.dtype) -> torch.Tensor:  # noqa: ARG002
+        """Zeros."""
         return torch.zeros(shape, dtype=dtype, device=self.device)
 
     def integers(self, low: int, high: int, *shape: int, dtype: torch.dtype) -> torch.Tensor:  # noqa: ARG002
+        """Zeros."""
         return torch.zeros(shape, dtype=dtype, device=self.device)
 
     def permutation(self, n: int) -> torch.Tensor:
+        """The order in which they are."""
         return torch.arange(n, device=self.device)
 
 
