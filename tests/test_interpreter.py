@@ -39,5 +39,5 @@ def test_a_nan_stays_one(bits: int) -> None:
 
 
 def test_shapes_survive() -> None:
-    assert narrowed(np.float32(1.5)).shape == ()
+    assert narrowed(np.array(1.5, np.float32)).shape == ()
     assert narrowed(np.ones((2, 3), np.float32)[:, ::2]).shape == (2, 2)
