@@ -57,17 +57,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[LEDGER] = Ledger(run, DEVICE, lambda text: _show(config, text))
     if not (config.getoption("benchmark_json") or config.getoption("benchmark_skip")):
         config.option.benchmark_json = str(run.file)
-    accept = config.getoption("accept_counts")
-    if accept and "PYTEST_XDIST_WORKER" in os.environ:
-        raise pytest.UsageError("--accept-counts: expected one process (counting has its own), got pytest-xdist's -n")
-    cache = Path(config.cache.mkdir("counts")) if getattr(config, "cache", None) else Path(tempfile.mkdtemp())
-    config.stash[VERIFICATION] = Verification(Counts(cache), Baseline(FILE), accept)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Close the ledger, and end what still counts."""
     config.stash[LEDGER].close()
-    config.stash[VERIFICATION].close()
+    if VERIFICATION in config.stash:
+        config.stash[VERIFICATION].close()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -131,7 +127,25 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             ledger.planned.setdefault((item.cls, row["case"].id), []).append(row["provider"])
         units += [unit for unit in row.values() if isinstance(unit, Unit)]
     if not session.config.option.collectonly:
-        session.config.stash[VERIFICATION].begin(units)
+        _begin_to_count(session, units)
+
+
+def _begin_to_count(session: pytest.Session, units: list[Unit]) -> None:
+    """Open the ledger of counts, if anything is to be counted, and begin."""
+    config, accept = session.config, session.config.getoption("accept_counts")
+    if accept and "PYTEST_XDIST_WORKER" in os.environ:
+        raise pytest.UsageError("--accept-counts: expected one process (counting has its own), got pytest-xdist's -n")
+    if not any(item.get_closest_marker("count") for item in session.items):
+        if accept:
+            raise pytest.UsageError("--accept-counts: expected something to count (-m count), got nothing")
+        return
+    cache = Path(config.cache.mkdir("counts")) if getattr(config, "cache", None) else Path(tempfile.mkdtemp())
+    try:
+        found = Verification(Counts(cache), Baseline(FILE), accept)
+        found.begin(units, {path for operator in operators() for path in paths_of(operator)})
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
+    config.stash[VERIFICATION] = found
 
 
 def _groundless(item: pytest.Item) -> bool:
@@ -187,9 +201,8 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
     """Where every row was absent pytest-benchmark saves nothing; the reasons are worth as much as samples."""
     yield
     config = session.config
-    counting = config.stash[VERIFICATION]
-    if counting.counted and counting.accept:
-        counting.finish([path for operator in operators() for path in paths_of(operator)])
+    if VERIFICATION in config.stash:
+        config.stash[VERIFICATION].finish()
     stock: Any = config.pluginmanager.get_plugin("pytest-benchmark")
     if stock.benchmarks or not config.stash[LEDGER].absent:
         return
@@ -206,9 +219,8 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """What the harness cost, and what counting took."""
-    counting = config.stash[VERIFICATION]
-    if counting.counted:
-        terminalreporter.write_line(f"rooftile: {counting.summary()}")
+    if VERIFICATION in config.stash and config.stash[VERIFICATION].counted:
+        terminalreporter.write_line(f"rooftile: {config.stash[VERIFICATION].summary()}")
     overhead = config.stash[LEDGER].overhead
     if overhead is not None:
         terminalreporter.write_line(

@@ -120,11 +120,13 @@ def select(sweep: Sequence[Axes], profile: str) -> list[Axes]:
     """The part of a sweep that a profile runs, in declared order.
 
     smoke: the first value of every axis, at sequence lengths up to 2048. quick: the first two values of `model`, the
-    first of every other axis, lengths 512, 2048 and 8192. full: everything.
+    first of every other axis, lengths 512, 2048 and 8192. full: everything. short and shortest are what is counted:
+    quick and full, at the shortest length there is.
     """
-    if profile == "full":
-        return list(sweep)
-    lengths, models = {"smoke": (SMOKE_LENGTHS, 1), "quick": (QUICK_LENGTHS, 2)}[profile]
+    least = min((point["seq_len"] for point in sweep if "seq_len" in point), default=0)
+    if profile in ("full", "shortest"):
+        return [point for point in sweep if profile == "full" or point.get("seq_len", least) == least]
+    lengths, models = {"smoke": (SMOKE_LENGTHS, 1), "quick": (QUICK_LENGTHS, 2), "short": ((least,), 2)}[profile]
     allowed: dict[str, list[Any]] = {}
     for point in sweep:
         for axis, value in point.items():

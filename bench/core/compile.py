@@ -115,7 +115,7 @@ class Compiler:
         found = resources.build(source, self._gpu, options, self._architecture)
         seconds = time.perf_counter() - started
         if kept:
-            _write(kept, json.dumps([found, seconds]))
+            write_whole(kept, json.dumps([found, seconds]))
         return Build(name, found, seconds)
 
 
@@ -156,8 +156,8 @@ def _dtype(kind: Any) -> str:
     return str(kind).lstrip("*").partition("[")[0].removeprefix("tensordesc<")
 
 
-def _write(path: Path, text: str) -> None:
-    """As a whole or not at all: several processes may keep the same file."""
+def write_whole(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all: several processes may keep the same one."""
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
         file.write(text)
     Path(file.name).replace(path)

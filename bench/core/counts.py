@@ -203,7 +203,7 @@ def _interpreted(unit: Unit, folder: Path) -> Answer:
         return Answer(json.loads(kept.read_text()), {})
     import torch
 
-    from bench.core.compile import standing_in
+    from bench.core.compile import standing_in, write_whole
     from bench.core.count import counting
     from bench.core.interpreter import mend
 
@@ -216,7 +216,7 @@ def _interpreted(unit: Unit, folder: Path) -> Answer:
         with torch.set_grad_enabled(unit.mode == "bwd"), counting() as launches:
             timed()
     found = {f"{index} {launch.kernel}": launch.as_dict() for index, launch in enumerate(launches)}
-    kept.write_text(json.dumps(found))
+    write_whole(kept, json.dumps(found))
     return Answer(found, {})
 
 

@@ -213,9 +213,7 @@ class Operator:
     @classmethod
     def counted_cases(cls, every: bool = False) -> list[Case]:
         """The cases to be counted: those of the shortest length, of the models that `quick` takes or of every model."""
-        shortest = min(point["seq_len"] for point in cls.sweep)
-        cases = cls.sweep_cases("full" if every else "quick")
-        return [case for case in cases if case.axes["seq_len"] == shortest]
+        return cls.sweep_cases("shortest" if every else "short")
 
     def trial(self, provider: str, case: Case, device: torch.device | str, **changed: Any) -> Trial:
         """A provider on the inputs of a case, ready to run; `changed` replaces inputs by name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.core.baseline import Baseline, differences, told
@@ -27,14 +27,22 @@ class Verification:
         self._seconds: dict[str, float] = {}
         self._counts = counts
         self._baseline = baseline
+        self._known: Collection[tuple[str, ...]] = ()
 
     @property
     def comparable(self) -> bool:
         """Whether counts made here can be compared with the ledger; if not, `foreign` says why."""
         return not self.foreign
 
-    def begin(self, units: Sequence[Unit]) -> None:
-        """Start to count, where that is of any use."""
+    def begin(self, units: Sequence[Unit], known: Collection[tuple[str, ...]]) -> None:
+        """Start to count, where that is of any use. known: all paths that there are in the tree.
+
+        Raises ValueError where a part of the ledger would be accepted with other versions than the rest.
+        """
+        self._known = known
+        foreign = self._baseline.foreign(versions())
+        if self.accept and foreign and not {path for path in known if path[0] != "floors"} <= {u.path for u in units}:
+            raise ValueError(f"--accept-counts: expected all of `pytest bench -m count`, got a part of it; {foreign}")
         if self.comparable:
             self._counts.submit(units)
 
@@ -48,12 +56,12 @@ class Verification:
         """Compare the fewest bytes and operations that an operator states for each case of its sweep."""
         self._settle(("floors", operator.name()), floors_of(operator))
 
-    def finish(self, known: Sequence[tuple[str, ...]]) -> None:
+    def finish(self) -> None:
         """Write the ledger, if what was found is accepted; what is under none of the known paths is dropped."""
-        if self.accept:
+        if self.accept and self.counted:
             self._baseline.put(("versions",), versions())
             self._baseline.put(("gpus",), {name: as_dict(gpu) for name, gpu in GPUS.items()})
-            self._baseline.prune(known)
+            self._baseline.prune(sorted(self._known))
             self._baseline.write()
 
     def summary(self) -> str:
