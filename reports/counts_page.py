@@ -89,7 +89,12 @@ def _roofline(cases: pd.DataFrame, gpu: dict[str, Any]) -> str:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.4, 4.2), layout="constrained")
         axes: Axes = figure.subplots()
-        axes.set(xscale="log", yscale="log", xlabel="counted operations per byte moved", ylabel="bound, TFLOP/s")
+        axes.set(
+            xscale="log",
+            yscale="log",
+            xlabel="counted operations per byte moved",
+            ylabel="bound, 10^12 operations per second",
+        )
         left, right = known.intensity.min() / 3, known.intensity.max() * 6
         _roofs(axes, gpu, sorted(set(known.unit) | {"fp32"}), left, right)
         for index, (operator, rows) in enumerate(known.groupby("operator")):
@@ -122,7 +127,7 @@ def _roofs(axes: Axes, gpu: dict[str, Any], dtypes: Sequence[str], left: float, 
     at = left * 1.6
     axes.annotate(
         f"{units.digits(gpu['bandwidth'] / 1e12)} TB/s", (at, at * gpu["bandwidth"] / 1e12),
-        xytext=(0, 6), textcoords="offset points", fontsize=7.5, color=INK,
+        xytext=(10, -8), textcoords="offset points", fontsize=7.5, color=INK,
     )  # fmt: skip
 
 
