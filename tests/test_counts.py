@@ -126,6 +126,15 @@ def test_every_record_is_whole(counts: Counts) -> None:
         assert {"load.128"} & set(found["instructions"]) or {"cp.async.128"} & set(found["instructions"]), unit
 
 
+def test_gluon_kernels_are_compiled_alike(counts: Counts) -> None:
+    found = counts.result(Unit("tests.planted_gluon", "Doubled", "gluon", "fwd", target="sm_90")).found
+    ((name, record),) = found.items()
+    assert name.startswith("_double_in_gluon BLOCK=256 num_warps=1 ")
+    assert record["warps"] == 1
+    assert record["spills"] == 0
+    assert {"load", "store"} <= {kind.partition(".")[0] for kind in record["instructions"]}
+
+
 def test_a_second_count_takes_the_cache_and_agrees(counts: Counts, tmp_path: Path) -> None:
     units = [_traffic(planted.Doubled, "sound"), _resources("sound", "sm_90")]
     first = [counts.result(unit).found for unit in units]
