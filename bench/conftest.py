@@ -141,7 +141,9 @@ def _begin_to_count(session: pytest.Session, units: list[Unit]) -> None:
         return
     cache = Path(config.cache.mkdir("counts")) if getattr(config, "cache", None) else Path(tempfile.mkdtemp())
     try:
-        found = Verification(Counts(cache), Baseline(FILE), accept)
+        # Under pytest-xdist its workers are the processes.
+        counts = Counts(cache, processes=1 if "PYTEST_XDIST_WORKER" in os.environ else None)
+        found = Verification(counts, Baseline(FILE), accept)
         found.begin(units, {path for operator in operators() for path in paths_of(operator)})
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
