@@ -104,7 +104,10 @@ def counts(
     try:
         found = ledger.load()
     except (NotOurs, OSError) as error:
-        raise typer.BadParameter(f"{ledger.LEDGER}: {error}; pytest bench -m count --accept-counts makes it") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise typer.BadParameter(
+            f"{ledger.LEDGER}: {reason}; `pytest bench -m count --accept-counts` makes it"
+        ) from error
     if resources:
         names = _known("--target", target, found.resources.target.unique())
         rows = found.resources[found.resources.target.isin(names)]

@@ -49,7 +49,7 @@ def report(
     counts = None
     try:
         counts = load_counts() if LEDGER.exists() else None
-    except NotOurs as error:
+    except (NotOurs, OSError) as error:
         results.left_out.append((str(LEDGER), str(error)))
     warnings = Console(stderr=True, highlight=False, soft_wrap=True)
     for path, reason in results.left_out:

@@ -17,8 +17,8 @@ from matplotlib.ticker import FuncFormatter
 from reports import units
 from reports.counts import Counts
 from reports.looks import LIGHT, MARKERS, OTHERS
-from reports.plots import INK, STYLE, as_svg
-from reports.predict import counted, floor, main_unit, multiples
+from reports.plots import INK, STYLE, as_svg, clipped
+from reports.predict import counted, floor, gpu_of, main_unit, multiples, uncached_s
 
 DEFAULT_GPU = "h200"
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
@@ -40,14 +40,16 @@ class CountsSection:
     spilling: int
 
 
-def counts_section(counts: Counts, devices: Sequence[str]) -> CountsSection:
-    """The section for the first of these devices (results folders) that the hardware table knows, else the H200."""
-    known = [key for device in devices for key in counts.gpus if device.lower() == f"nvidia-{key}"]
-    gpu = counts.gpus[known[0] if known else DEFAULT_GPU]
+def counts_section(counts: Counts, devices: Sequence[str]) -> CountsSection | None:
+    """The section for the first of these devices that the hardware table knows, else the H200; None of no counts."""
+    if not counts.gpus or counts.cases.provider.isna().all():
+        return None
+    known = [key for device in devices if (key := gpu_of(device, counts.gpus))]
+    gpu = counts.gpus.get(known[0] if known else DEFAULT_GPU) or next(iter(counts.gpus.values()))
     cases = _bounded(counts.cases, gpu)
     resources = counts.resources[counts.resources.default & counts.resources.target.isin(TARGETS)]
     spills = resources[resources.spills_bytes.fillna(0) > 0]
-    furthest = cases.sort_values("traffic").iloc[-1]
+    furthest = cases.sort_values("traffic", na_position="first").iloc[-1]
     return CountsSection(
         gpu=gpu["name"],
         versions=counts.versions,
@@ -74,6 +76,7 @@ def _bounded(cases: pd.DataFrame, gpu: dict[str, Any]) -> pd.DataFrame:
         unit=[main_unit(row) for _, row in found.iterrows()],
         floor_s=[each.seconds for each in least],
         bound_s=[each.seconds for each in bound],
+        uncached_s=[uncached_s(row, gpu) for _, row in found.iterrows()],
         roof=[each.roof for each in bound],
         intensity=_operations(found) / found.footprint_bytes,
     )
@@ -85,7 +88,8 @@ def _operations(cases: pd.DataFrame) -> pd.Series:
 
 def _roofline(cases: pd.DataFrame, gpu: dict[str, Any]) -> str:
     """Bounds over intensity, both logarithmic; a colour per operator, hollow markers for the backward."""
-    known = cases[cases.bound_s.notna() & (cases.intensity > 0)]  # what computes nothing has no place on a roofline
+    # What computes nothing has no place on a roofline.
+    known = cases[(cases.bound_s > 0) & (cases.floor_flops > 0) & (cases.intensity > 0) & np.isfinite(cases.intensity)]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.4, 4.2), layout="constrained")
         axes: Axes = figure.subplots()
@@ -95,22 +99,38 @@ def _roofline(cases: pd.DataFrame, gpu: dict[str, Any]) -> str:
             xlabel="counted operations per byte moved",
             ylabel="bound, 10^12 operations per second",
         )
-        left, right = known.intensity.min() / 3, known.intensity.max() * 6
+        places = known.intensity if len(known) else pd.Series([1.0])
+        left, right = places.min() / 3, places.max() * 25  # to the right of all marks there is room for names of roofs
         _roofs(axes, gpu, sorted(set(known.unit) | {"fp32"}), left, right)
+        _name_slope(axes, gpu, np.sort(np.log([left, *places, right])))
         for index, (operator, rows) in enumerate(known.groupby("operator")):
             colour = LIGHT[OTHERS[index % len(OTHERS)]]
             for mode, each in rows.groupby("mode"):
                 axes.plot(
                     each.intensity, each.floor_flops / each.bound_s / 1e12, MARKERS[index % len(MARKERS)],
                     color=colour, markersize=7, markerfacecolor="none" if mode == "bwd" else colour,
-                    label=f"{operator} {mode}", zorder=3,
+                    label=clipped(f"{operator} {mode}", 40), zorder=3,
                 )  # fmt: skip
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(FuncFormatter(lambda value, _: units.plain(value)))
         axes.set_xlim(left, right)
         axes.grid(which="major")
-        axes.legend(frameon=False, fontsize=7.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        if len(known):
+            axes.legend(frameon=False, fontsize=7.5, loc="upper left")  # above the slope, where no mark can be
         return as_svg(figure, "roofline")
+
+
+def _name_slope(axes: Axes, gpu: dict[str, Any], places: Any) -> None:
+    """The bandwidth beside its roof, in the widest gap that the marks leave there; logarithms of intensities."""
+    ridge = np.log(max(gpu["peaks"].values(), default=1.0) / gpu["bandwidth"])
+    angle = np.degrees(np.arctan(gpu["bandwidth"] / 1e12))
+    places = np.append(places[places < ridge], ridge)
+    widest = int(np.argmax(np.diff(places))) if len(places) > 1 else 0
+    at = float(np.exp(places[widest : widest + 2].mean()))
+    axes.text(
+        at, at * gpu["bandwidth"] / 1e12 * 1.15, f"{units.digits(gpu['bandwidth'] / 1e12)} TB/s", fontsize=7.5,
+        color=INK, rotation=angle, rotation_mode="anchor", transform_rotates_text=True, ha="center", va="bottom",
+    )  # fmt: skip
 
 
 def _roofs(axes: Axes, gpu: dict[str, Any], dtypes: Sequence[str], left: float, right: float) -> None:
@@ -124,11 +144,6 @@ def _roofs(axes: Axes, gpu: dict[str, Any], dtypes: Sequence[str], left: float, 
             f"{PEAK_NAMES.get(dtype, dtype)} {units.digits(gpu['peaks'][dtype] / 1e12)}",
             (right, height[-1]), xytext=(-3, 3), textcoords="offset points", ha="right", fontsize=7.5, color=INK,
         )  # fmt: skip
-    at = left * 1.6
-    axes.annotate(
-        f"{units.digits(gpu['bandwidth'] / 1e12)} TB/s", (at, at * gpu["bandwidth"] / 1e12),
-        xytext=(10, -8), textcoords="offset points", fontsize=7.5, color=INK,
-    )  # fmt: skip
 
 
 def _bars(cases: pd.DataFrame) -> str:
@@ -136,8 +151,9 @@ def _bars(cases: pd.DataFrame) -> str:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.4, 0.6 + 0.24 * len(cases)), layout="constrained")
         axes: Axes = figure.subplots()
+        cases = cases[np.isfinite(cases.traffic)]  # of what has no floor there is no multiple
         at = np.arange(len(cases))[::-1]
-        asked = cases.traffic * cases.rereads
+        asked = cases.traffic * cases.rereads.fillna(1)
         axes.barh(at, asked.clip(upper=8), color=LIGHT["sky"], alpha=0.35, height=0.72, label="requested")
         axes.barh(
             at, cases.traffic.clip(upper=8), color=LIGHT["blue"], height=0.72, label="moved (each byte once a launch)"
@@ -146,7 +162,7 @@ def _bars(cases: pd.DataFrame) -> str:
             text = f"{moved:.2f}x" if requested < 1.005 * moved else f"{moved:.2f}x, requested {requested:.2f}x"
             axes.text(min(requested, 8) + 0.06, height, text, va="center", fontsize=7, color=INK)
         axes.axvline(1, color=INK, linewidth=1)
-        axes.set_yticks(at, cases.label, fontsize=7.5)
+        axes.set_yticks(at, [clipped(label, 40) for label in cases.label], fontsize=7.5)
         axes.set(xlim=(0, 10), xlabel="bytes, as multiples of the floor", ylim=(-0.7, len(cases) - 0.3))
         axes.tick_params(length=0)
         axes.legend(frameon=False, fontsize=7.5, loc="lower right")

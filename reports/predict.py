@@ -1,12 +1,15 @@
-"""Bounds on time that follow from counts and data sheets. Nothing here is measured; no kernel is faster than its bound.
+"""Bounds on time that follow from counts and data sheets. Nothing here is measured.
 
 Each roof of a GPU gives a time: bytes over bandwidth, operations over the peak of the unit that does them, results of
-special functions over their rate, launches times the shortest launch. The largest binds.
+special functions over their rate, launches times the shortest launch. The largest binds. What a cache hands from one
+launch to the next, or has yet to write back when the clock stops, is charged to memory all the same: where that is much
+of what moved, a kernel can be faster than its bound by bandwidth.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +19,8 @@ import pandas as pd
 Gpu = dict[str, Any]
 # The dtypes whose dots do not run on tensor cores, but on the units that do all other arithmetic.
 VECTOR = ("fp32", "fp64")
+# In the name of a device, what does not tell one board of the table from another; all else must match.
+DECORATION = re.compile(r"|nvidia|amd|tesla|geforce|instinct|oam|sxm\d?|hbm\d?e?")
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,20 @@ def counted(case: pd.Series, gpu: Gpu) -> Bound:
         gpu,
         tensor,
     )
+
+
+def uncached_s(case: pd.Series, gpu: Gpu) -> float:
+    """Seconds that the bandwidth takes if no cache serves a byte that is asked for again: the worst, not a bound."""
+    return float(case.requested_bytes / gpu["bandwidth"])
+
+
+def gpu_of(device: str, gpus: Iterable[str]) -> str | None:
+    """The key of the GPU that torch calls so, e.g. h100 of `NVIDIA H100 80GB HBM3`; None for any other board."""
+    words = [word for word in re.split(r"[^a-z0-9]+", device.lower()) if not DECORATION.fullmatch(word)]
+    whole = "".join(word.removesuffix("gb") for word in words)
+    less = "".join(word for word in words if not re.fullmatch(r"\d+gb", word))
+    keys = {key.replace("-", ""): key for key in gpus}
+    return keys.get(whole) or keys.get(less)
 
 
 def _over_peak(flops: float, gpu: Gpu, dtype: str) -> float:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from bench.__main__ import app
+from bench.hardware import GPUS, named
 from reports.counts import LEDGER, Counts, load
 from reports.counts_page import counts_section
+from reports.counts_terminal import show_cases, show_resources
 from reports.load import Results, expand
 from reports.page import render
-from reports.predict import Bound, counted, floor, main_unit, multiples
+from reports.predict import Bound, counted, floor, gpu_of, main_unit, multiples, uncached_s
 from reports.record import NotOurs
 
 GPU = {
@@ -103,18 +109,22 @@ def test_each_roof_binds_where_it_should(counts: Counts, case: str, least: Bound
 
 
 def test_a_peak_that_the_table_lacks_predicts_nothing(counts: Counts) -> None:
-    for bound in (
-        floor(_case(counts, "dots_in_fp8-seq_len512"), GPU),
-        counted(_case(counts, "dots_in_fp8-seq_len512"), GPU),
-    ):
+    case = _case(counts, "dots_in_fp8-seq_len512")
+    for bound in (floor(case, GPU), counted(case, GPU)):
         assert math.isnan(bound.seconds)
-        assert bound.roof == "no fp8e4nv peak"
+        assert bound.roof == "no fp8 peak"
+    hopper = GPU | {"peaks": {"fp32": 1e13, "fp8": 1e8}}
+    assert counted(case, hopper) == Bound(1e-5, "tensor core"), "expected fp8e4nv to run at the peak of fp8"
+
+
+def test_without_caches_every_request_goes_to_memory(counts: Counts) -> None:
+    assert uncached_s(_case(counts, "moves-seq_len512"), GPU) == pytest.approx(1.5e-4)
 
 
 def test_a_case_that_was_not_counted_has_a_floor_on_the_unit_of_its_operator(counts: Counts) -> None:
     row = _case(counts, "dots-seq_len8192")
     assert pd.isna(row.provider)
-    assert main_unit(row) == "fp8e4nv", "that of a counted case of its operator"
+    assert main_unit(row) == "fp8", "that of a counted case of its operator"
     row["dots"] = {"fp32": 1, "bf16": 2}
     assert floor(row, GPU).seconds == pytest.approx(16e-4)
     assert floor(row, GPU).roof == "tensor core"
@@ -134,6 +144,7 @@ def test_multiples_of_the_floor(counts: Counts) -> None:
     ("text", "reason"),
     [
         ("{", "expected JSON"),
+        ("[" * 100_000, "expected JSON"),
         ("[1]", "expected counts of schema 1, got list"),
         ('{"schema": 9}', "expected counts of schema 1, got 9"),
         ('{"schema": 1, "floors": {"op": {"fwd-x": {}}}, "cases": {}}', "expected counts, got an entry that is none"),
@@ -161,17 +172,126 @@ def test_the_page_shows_counts_and_escapes_names(counts: Counts) -> None:
     assert page.count('class="plot"') == 2
     assert "of them spills" in page
     assert "none of them was measured" in page
-    assert "What our kernels cost" not in render(results, results.rows.assign(median_s=math.nan))
+    bare = render(results, results.rows.assign(median_s=math.nan))
+    assert "What our kernels cost" not in bare
+    assert "There are no counts to show." in bare
 
 
 def test_the_page_takes_the_gpu_of_the_run(counts: Counts) -> None:
-    assert counts_section(counts, ["amd-epyc"]).gpu == "NVIDIA H200"
-    assert counts_section(counts, ["amd-epyc", "nvidia-toy"]).gpu == "NVIDIA Toy <b>"
+    for devices, name in ((["AMD EPYC"], "NVIDIA H200"), (["AMD EPYC", "NVIDIA Toy"], "NVIDIA Toy <b>")):
+        section = counts_section(counts, devices)
+        assert section
+        assert section.gpu == name
 
 
-def _cli(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> tuple[int, str]:
+@pytest.mark.parametrize(
+    "device",
+    [
+        "NVIDIA H200", "NVIDIA H100 80GB HBM3", "NVIDIA H100 PCIe", "NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-40GB",
+        "Tesla V100-SXM2-32GB", "Tesla T4", "NVIDIA L4", "NVIDIA L40S", "NVIDIA GeForce RTX 4090", "NVIDIA B200",
+        "AMD Instinct MI300X", "AMD Instinct MI300X OAM", "NVIDIA H100 NVL", "NVIDIA A100 80GB PCIe", "AMD EPYC",
+        "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA H200 NVL", "", "h100 h200",
+    ],
+)  # fmt: skip
+def test_a_device_is_the_gpu_that_the_hardware_table_takes_it_for(device: str) -> None:
+    expected = named(device)
+    assert gpu_of(device, GPUS) == (expected.key if expected else None)
+
+
+EVIL = "<script>alert(1)</script>$x$[bold]&--></style>\x1b[31m\u202e\ud800[/red]"
+
+
+def _renamed(value: Any, names: dict[str, str]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {names.get(name, name): _renamed(inner, names) for name, inner in value.items()}
+
+
+def test_names_are_text_on_the_page_and_on_the_terminal(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    case = "fwd-moves-seq_len512"
+    evil = dict.fromkeys(("<script>op", "triton", "_k BLOCK=1", "sm_90", "toy", "bf16", "x_ptr"), EVIL)
+    ledger = _renamed(_ledger(), evil | {case: f"fwd-{EVIL}"})
+    ledger["versions"] = {"torch": EVIL, "triton": EVIL}
+    (folder / LEDGER).write_text(json.dumps(ledger))
+    results = Results()
+    page = render(results, results.rows.assign(median_s=math.nan), load(folder / LEDGER))
+    page.encode()
+    assert "<script" not in page
+    assert page.count("</style>") == 1
+    target = load(folder / LEDGER).resources.target[0]
+    monkeypatch.setattr("bench.__main__._known", lambda _, text, __: [text])
+    for arguments in (["--all", "--gpu", "h200"], ["--resources", "--target", target]):
+        code, shown = _cli(monkeypatch, folder, *arguments, columns=2000)
+        assert code == 0, shown
+        assert "<script>alert(1)</script>$x$[bold]" in shown
+        page += shown
+    assert not {"\x1b", "\u202e", "\ud800"} & set(page)
+
+
+ODD: tuple[Any, ...] = (None, "x", [1], {}, -1, 0, True, math.nan, 10**400, KeyError)
+
+
+def _places(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if path:
+        yield path
+    for name, inner in value.items() if isinstance(value, dict) else ():
+        yield from _places(inner, (*path, name))
+
+
+def test_no_value_in_any_place_makes_a_traceback(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Every part of a ledger becomes every kind of value: the ledger is refused with a reason, or it is shown."""
+    for drawing in ("_roofline", "_bars"):  # they take most of the time
+        monkeypatch.setattr(f"reports.counts_page.{drawing}", lambda *_: "<svg/>")
+    results = Results()
+    rows = results.rows.assign(median_s=math.nan)
+    refused = 0
+    good = copy.deepcopy(_ledger())
+    for place in _places(good):
+        for value in ODD:
+            ledger = inner = copy.deepcopy(good)
+            for step in place[:-1]:
+                inner = inner[step]
+            inner.pop(place[-1])
+            if value is not KeyError:
+                inner[place[-1]] = value
+            (folder / LEDGER).write_text(json.dumps(ledger))
+            try:
+                found = load(folder / LEDGER)
+            except NotOurs:
+                refused += 1
+                continue
+            render(results, rows, found)
+            out = Console(file=io.StringIO())
+            show_cases(found, found.cases, list(found.gpus), out)
+            show_resources(found.resources, out)
+    assert refused > 500
+
+
+@pytest.mark.parametrize("least", [(0, 0), (0, 5), (5, 0)])
+def test_a_case_without_a_floor_or_launches_is_drawn(tmp_path: Path, least: tuple[int, int]) -> None:
+    ledger = _ledger()
+    ledger["floors"] = {"<script>op": {"fwd-dots-seq_len512": {"bytes": least[0], "flops": least[1]}}}
+    for launches in ({}, {"0 _k": {"programs": 1}}, {"0 _k": _launch(1, 1)}):
+        ledger["cases"] = {"<script>op": {"fwd-dots-seq_len512": {"triton": launches}}}
+        (tmp_path / "counts.json").write_text(json.dumps(ledger))
+        section = counts_section(load(tmp_path / "counts.json"), [])
+        assert section
+        assert "nan" not in section.bars
+
+
+def test_tables_keep_to_the_terminal(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    gpus = ["--gpu", "toy,h200"]
+    wide = _cli(monkeypatch, folder, *gpus, columns=200)[1]
+    narrow = _cli(monkeypatch, folder, *gpus, columns=100)[1]
+    assert wide.count("bound by") == narrow.count("bound by") == 2
+    assert wide.count("exponentiates") == 1
+    assert narrow.count("exponentiates") > 1
+    assert max(map(len, narrow.splitlines())) <= 100
+
+
+def _cli(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str, columns: int = 200) -> tuple[int, str]:
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", str(columns))
     outcome = CliRunner().invoke(app, ["counts", *arguments])
     return outcome.exit_code, outcome.output
 
@@ -201,7 +321,7 @@ def test_the_command_shows_resources(monkeypatch: pytest.MonkeyPatch, folder: Pa
     assert code == 0
     assert "24 B" in shown
     assert "8 wgmma" in shown
-    assert "128 bit" in shown
+    assert "128, 32 bit" in shown
     assert "absent: shared memory" in shown
     assert "BLOCK=2" not in shown
     assert "BLOCK=2" in _cli(monkeypatch, folder, "--resources", "--target", "sm_90", "--all")[1]

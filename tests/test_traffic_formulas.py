@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from bench.bench_attention import Attention
+from bench import bench_attention
 from bench.core.baseline import FILE, Baseline
 from bench.core.case import Case
 from kernels import _attention_backward, attention
 
-CASES = [case for case in Attention.counted_cases() if case.mode == "fwd"]
+CASES = [case for case in bench_attention.Attention.counted_cases() if case.mode == "fwd"]
 
 
 def tiles(tuned: Any, case: Case) -> tuple[int, int]:
