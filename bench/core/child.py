@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 Serve = Callable[[Any], Iterator[Any]]
 
 STALL_S = 300.0
+_STARTING = threading.Lock()  # the environment is the process', and several threads may start children
 
 
 class ChildDied(Exception):  # noqa: N818 - it reads as what happened
@@ -71,7 +73,7 @@ class Child:
             self.stop()
             context = multiprocessing.get_context("spawn")
             self._pipe, far_end = context.Pipe()
-            with _environment(self._environment):
+            with _STARTING, _environment(self._environment):
                 self._process = context.Process(target=_answer, args=(self._serve, far_end), daemon=True)
                 self._process.start()
             far_end.close()
