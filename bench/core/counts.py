@@ -197,7 +197,7 @@ def _compiled(unit: Unit, folder: Path) -> Answer:
 
 
 def _interpreted(unit: Unit, folder: Path) -> Answer:
-    """The launches of one case, and its floor."""
+    """The launches of one case."""
     kept = folder / f"{_digest(unit)}.json"
     if kept.exists():
         return Answer(json.loads(kept.read_text()), {})
