@@ -59,6 +59,8 @@ def test_scalars_count_once_per_program(child: Child) -> None:
     ],
 )
 def test_blocks_are_cut_at_their_boundary(child: Child, name: str, way: str, size: int) -> None:
+    if name == "block_pointer" and not hasattr(InterpreterBuilder, "create_make_block_ptr"):
+        pytest.skip("this version of Triton does not interpret block pointers (3.9 was the first)")
     launch = _only(child, name)
     assert launch.access == {f"{way}.load": size, f"{way}.store": size}
     assert list(launch.read.values()) == [Moved(size, size)]
