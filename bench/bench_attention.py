@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from math import prod
 from typing import Any
@@ -131,14 +132,15 @@ class Attention(Operator):
         q, k, v = (make.normal(*shape, dtype=dtype) for shape in shapes(**sizes)[:3])
         return {"q": q, "k": k, "v": v, "causal": causal, "scale": scale}
 
-    def samples(self, inputs: Inputs) -> list[Sample]:
-        """The first, a middle and the last queries, each with one key head and the keys that the last of them sees."""
+    def samples(self, inputs: Inputs, seed: int = 0) -> list[Sample]:
+        """The first queries, some by lot and the last, each with one key head and the keys that the last of them sees."""
         (batch, heads, q_len, _), (kv_heads, k_len) = inputs["q"].shape, inputs["k"].shape[1:3]
         if batch * heads * q_len * k_len <= PROVABLE_SCORES:
             return []
         samples, group, rows = [], heads // kv_heads, min(q_len, SAMPLED_QUERIES)
-        for part in (0.0, 0.5, 1.0):
-            b, h, start = int(part * (batch - 1)), int(part * (kv_heads - 1)), int(part * (q_len - rows))
+        lot = random.Random(seed)
+        most = (batch - 1, kv_heads - 1, q_len - rows)
+        for b, h, start in ((0, 0, 0), tuple(lot.randint(0, each) for each in most), most):
             stop = max(0, start + rows + k_len - q_len) if inputs["causal"] else k_len
             at = (slice(b, b + 1), slice(h * group, (h + 1) * group), slice(start, start + rows))
             keys = (slice(b, b + 1), slice(h, h + 1), slice(stop))

@@ -58,6 +58,7 @@ class Int8Matmul(Operator):
     hostile = {"m": 7, "n": 20, "k": 40, "bias": True, "dtype": fp32}
     vast = {"m": 2**19 + 1, "n": 4104, "k": 4096, "bias": False, "dtype": bf16}
     rows_of = ("a", "a_scale")
+    prepared = ("a_scale", "b", "b_scale")
 
     def sizes(self, model: Model, seq_len: int, layer: str, dtype: Dtype) -> dict[str, Any]:
         narrow, wide = model.hidden_size, model.intermediate_size
@@ -155,7 +156,7 @@ class Int8Linear(Operator):
     )
     sweep = Int8Matmul.sweep
     hostile = {"m": 7, "n": 20, "k": 40, "outliers": 2, "bias": True, "dtype": fp32}
-    rows_of = ("x",)
+    rows_of, prepared = ("x",), ("weight_int8", "weight_scale")
 
     def sizes(self, model: Model, seq_len: int, layer: str, dtype: Dtype) -> dict[str, Any]:
         sizes = Int8Matmul().sizes(model, seq_len, layer, dtype)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -22,19 +24,27 @@ DEVICE = devices.choose()
 from bench.core.baseline import FILE, Baseline
 from bench.core.counts import Counts, Unit, paths_of, units_of
 from bench.core.hazards import HAZARDS
+from bench.core.frontier import parse_size
+from bench.core.journal import NotResumable
 from bench.core.ledger import Ledger
+from bench.core.messages import Options
 from bench.core.operator import Operator, mistakes_of
 from bench.core.record import SCHEMA, this_run
 from bench.core.registry import operators
+from bench.core.tuning import load_configs
 from bench.core.verify import Verification
 
 PROFILES = ("smoke", "quick", "full")
+TUNING = ("full", "cached", "first")
+QUICK_BUDGET_S = 600.0
+DURATION = re.compile(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s?)?")
 LEDGER = pytest.StashKey[Ledger]()
+NAMED = pytest.StashKey[bool]()
 VERIFICATION = pytest.StashKey[Verification]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--profile`: how much of the sweep is clocked. `--accept-counts`: counts are written, not compared."""
+    """How much is clocked, under which options; what is done with counts."""
     group = parser.getgroup("rooftile")
     group.addoption(
         "--profile",
@@ -42,6 +52,43 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="how much of the sweep to clock: smoke (minutes on a CPU, the default there), quick (at most 10 minutes "
         "on a GPU, the default there) or full (everything; for the night)",
+    )
+    group.addoption(
+        "--time-budget",
+        type=seconds,
+        default=None,
+        help="what the run may take, such as 90s, 10m or 1h30m: cases of low priority are left out, by name, rather "
+        "than overrun it (default: 10m for --profile quick, else none)",
+    )
+    group.addoption(
+        "--tune",
+        choices=TUNING,
+        default="full",
+        help="autotuned kernels: full (tune anew), cached (what was tuned here before counts) or first (do not tune)",
+    )
+    group.addoption(
+        "--config-from",
+        type=Path,
+        metavar="RESULTS",
+        default=None,
+        help="run kernels with the tuned configurations of a results file, another GPU's for instance, and no others",
+    )
+    group.addoption("--energy", action="store_true", help="count joules per call too (2 s a row; full always does)")
+    group.addoption("--second-opinion", action="store_true", help="have CUPTI time every row too, and mark differences")
+    group.addoption(
+        "--row-timeout",
+        type=seconds,
+        default=600.0,
+        help="what one step of one provider (compiling, proving, racing) may take before its row fails (default: 10m)",
+    )
+    group.addoption(
+        "--memory-cap",
+        type=parse_size,
+        default=None,
+        help="with -m frontier: what a provider may use, such as 8GiB (default: the device's memory)",
+    )
+    group.addoption(
+        "--resume", action="store_true", help="go on with the newest run of this device and commit that was cut short"
     )
     group.addoption(
         "--accept-counts",
@@ -53,10 +100,40 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Open the ledger, and let pytest-benchmark save where results belong unless the user names another file."""
     profile = config.getoption("profile") or ("quick" if DEVICE.type == "cuda" else "smoke")
-    run = this_run(DEVICE, profile)
-    config.stash[LEDGER] = Ledger(run, DEVICE, lambda text: _show(config, text))
-    if not (config.getoption("benchmark_json") or config.getoption("benchmark_skip")):
+    options = _options(config, profile)
+    run = this_run(DEVICE, profile, options)
+    config.stash[LEDGER] = Ledger(run, DEVICE, options, lambda text: _show(config, text))
+    config.stash[NAMED] = bool(config.getoption("benchmark_json"))
+    if not (config.stash[NAMED] or config.getoption("benchmark_skip")):
         config.option.benchmark_json = str(run.file)
+
+
+def _options(config: pytest.Config, profile: str) -> Options:
+    """What the user has chosen, defaults filled in."""
+    budget, source = config.getoption("time_budget"), config.getoption("config_from")
+    if source is not None:
+        try:
+            load_configs(source)
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from None
+    return Options(
+        tune=config.getoption("tune"),
+        config_from=None if source is None else str(source),
+        energy=config.getoption("energy") or profile == "full",
+        second_opinion=config.getoption("second_opinion"),
+        time_budget_s=budget or (QUICK_BUDGET_S if profile == "quick" else None),
+        memory_cap_bytes=config.getoption("memory_cap"),
+        row_timeout_s=config.getoption("row_timeout"),
+    )
+
+
+def seconds(text: str) -> float:
+    """A duration such as 45, 90s, 10m or 1h30m, in seconds."""
+    match = DURATION.fullmatch(text.strip())
+    found = match and sum(float(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True))
+    if not found:
+        raise argparse.ArgumentTypeError(f"expected a duration such as 90s, 10m or 1h30m, got {text!r}")
+    return float(found)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -88,6 +165,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         case "test_repeats" | "test_is_vast":
             metafunc.parametrize("mode", operator.modes())
             metafunc.parametrize("provider", kernels)
+        case "test_frontier":
+            metafunc.parametrize("mode", operator.modes())
+            metafunc.parametrize("provider", list(operator.providers()))
         case "test_refuses":
             metafunc.parametrize(("argument", "mistake"), mistakes_of(operator))
         case "test_counts" | "test_compiles":
@@ -110,6 +190,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept = [item for item in items if not _groundless(item)]
     config.hook.pytest_deselected(items=[item for item in items if _groundless(item)])
     items[:] = kept
+    if config.stash[LEDGER].options.time_budget_s is not None:
+        items.sort(key=_priority)
+
+
+def _priority(item: pytest.Item) -> int:
+    """Where a row stands in the order in which a time budget spends itself; all else comes first."""
+    if not isinstance(item, pytest.Function) or item.originalname != "test_speed":
+        return -1
+    return item.callspec.params["case"].priority
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -126,8 +215,24 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         if item.originalname == "test_speed":
             ledger.planned.setdefault((item.cls, row["case"].id), []).append(row["provider"])
         units += [unit for unit in row.values() if isinstance(unit, Unit)]
-    if not session.config.option.collectonly:
-        _begin_to_count(session, units)
+    option = session.config.option
+    if option.collectonly:
+        return
+    if ledger.planned and not option.benchmark_skip:
+        _begin_to_clock(session, ledger)
+    _begin_to_count(session, units)
+
+
+def _begin_to_clock(session: pytest.Session, ledger: Ledger) -> None:
+    """Open the journal: a new one, or that of the run which goes on."""
+    option = session.config.option
+    try:
+        ledger.begin(resumes=option.resume)
+    except NotResumable as error:
+        raise pytest.UsageError(str(error)) from None
+    if not session.config.stash[NAMED]:
+        option.benchmark_json = str(ledger.run.file)
+        session.config.pluginmanager.get_plugin("pytest-benchmark").json = str(ledger.run.file)  # type: ignore[union-attr]
 
 
 def _begin_to_count(session: pytest.Session, units: list[Unit]) -> None:
@@ -193,7 +298,9 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
         "schema": SCHEMA,
         **asdict(ledger.run),
         "overhead": ledger.overhead,
-        "absent": [record.as_dict() for record in ledger.absent],
+        "flush_share": ledger.flush_share,
+        **ledger.facts,
+        "absent": [record.as_dict() for record in ledger.without_time],
     }
     ledger.run.file.parent.mkdir(parents=True, exist_ok=True)
 
@@ -206,7 +313,8 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
     if VERIFICATION in config.stash:
         config.stash[VERIFICATION].finish()
     stock: Any = config.pluginmanager.get_plugin("pytest-benchmark")
-    if stock.benchmarks or not config.stash[LEDGER].absent:
+    ledger = config.stash[LEDGER]
+    if stock.benchmarks or not (ledger.without_time or ledger.facts.get("frontiers")):
         return
     hook = config.hook
     facts = {
@@ -220,14 +328,27 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """What the harness cost, and what counting took."""
+    """What the harness cost, what was left out, what is left to do, and what counting took."""
     if VERIFICATION in config.stash and config.stash[VERIFICATION].counted:
         terminalreporter.write_line(f"rooftile: {config.stash[VERIFICATION].summary()}")
-    overhead = config.stash[LEDGER].overhead
-    if overhead is not None:
-        terminalreporter.write_line(
-            f"rooftile: the harness added {overhead:.1%} to the wall time of the thunks that it timed"
+    ledger = config.stash[LEDGER]
+    for line in _told(ledger, Path(str(config.option.benchmark_json))):
+        terminalreporter.write_line(f"rooftile: {line}")
+
+
+def _told(ledger: Ledger, saved: Path) -> Iterator[str]:
+    """What a user must know of a run, a line each."""
+    if ledger.overhead is not None:
+        yield (
+            f"the harness added {ledger.overhead:.1%} to the time of the thunks that it timed; flushing caches before "
+            f"each cold call took another {ledger.flush_share:.1%}"
         )
+    dropped = ledger.facts.get("dropped", [])
+    if dropped:
+        names = ", ".join(f"{each['operator']} {each['case']}" for each in dropped)
+        yield f"the time budget left out {len(dropped)} cases, of the lowest priority: {names}"
+    if left := ledger.finish(saved):
+        yield left
 
 
 def _show(config: pytest.Config, text: str) -> None:

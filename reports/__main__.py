@@ -24,7 +24,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def report(
     sources: Annotated[
         list[Path] | None,
-        typer.Argument(help="Results files, or folders of them. Without any: the newest of every device in results/."),
+        typer.Argument(
+            help="Results files or journals, or folders of them. Without any: the newest of every device in results/."
+        ),
     ] = None,
     output: Annotated[Path, typer.Option(help="The page: an .html file, or a folder for its index.html.")] = Path(
         "report"
@@ -45,7 +47,7 @@ def report(
         if not source.exists():
             raise typer.BadParameter(f"expected a file or folder, got {source}, which does not exist")
     results = load([[file] for file in expand(sources)] if sources else newest())
-    rows = derive(results.rows)
+    rows = derive(results.rows, results.runs)
     counts = None
     try:
         counts = load_counts() if LEDGER.exists() else None

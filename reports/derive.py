@@ -10,7 +10,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import quantile_test
 
+from reports.clocked import READINGS
 from reports.record import label
+from reports.roofs import INTEGERS, against_roofs
+from reports.run import Run
 
 CONFIDENCE = 0.95
 CASE = ["run", "operator", "mode", "case_id"]
@@ -22,21 +25,48 @@ SPREAD = ("median_s", "low_s", "high_s", "q1_s", "q3_s")
 RIVALRY = ("over_naive", "over_rival", "over_rival_low", "over_rival_high")
 
 
-def derive(rows: pd.DataFrame) -> pd.DataFrame:
+def derive(rows: pd.DataFrame, runs: Sequence[Run] = ()) -> pd.DataFrame:
     """The table with what follows from its samples.
 
     median_s, low_s, high_s (95 % interval of the median), q1_s, q3_s; bytes_per_s, flop_per_s; over_naive and
     over_rival (how many times faster than the naive reference and than the strongest rival), over_rival_low and _high
     (from the ends of both intervals, so wider than 95 %), rival (its name); axis and x (what a plot runs along), facet
-    (the rest of the case, as text). The strongest rival of a provider is the fastest one, by median, on the same case
-    of the same run that is neither naive nor one of our kernels nor the provider itself.
+    (the rest of the case, as text); what `_with_clock` and, given the runs, `against_roofs` say. The strongest rival of
+    a provider is the fastest one, by median, on the same case of the same run that is neither naive nor one of our
+    kernels nor the provider itself.
     """
     spread = [_spread(samples) for samples in rows.samples_s]
     rows = rows.assign(**{name: [each[i] for each in spread] for i, name in enumerate(SPREAD)})
     rows = rows.astype(dict.fromkeys(SPREAD, "float64"))
     rows["bytes_per_s"] = rows.traffic_bytes / rows.median_s
     rows["flop_per_s"] = rows.flops / rows.median_s
-    return _with_axes(_with_rivals(rows))
+    return against_roofs(_with_clock(_with_axes(_with_rivals(rows))), runs)
+
+
+def _with_clock(rows: pd.DataFrame) -> pd.DataFrame:
+    """What follows from other clocks, telemetry and memory; NaN where something for it is missing.
+
+    warm_s: median where caches were left warm, by the clock of the row's samples; cold_over_warm; of each of READINGS
+    the median over the rounds; cycles: of the SMs, at their median clock; energy_per_token_j: over the sequence length;
+    peak_over_least: the peak of memory over the least that the results need.
+    """
+    warm = [others.get(f"{timer}_warm") for others, timer in zip(rows.others_s, rows.timer, strict=True)]
+    measured = rows.median_s.notna()
+    rows = rows.assign(warm_s=pd.Series([_median(samples) for samples in warm], rows.index, "float64").where(measured))
+    for name in READINGS:
+        read = [_median(telemetry.readings.get(name)) for telemetry in rows.telemetry]
+        rows[name] = pd.Series(read, rows.index, dtype="float64")
+    lengths = pd.Series([_number(point.get("seq_len")) for point in rows.point], rows.index, dtype="float64")
+    return rows.assign(
+        cold_over_warm=rows.median_s / rows.warm_s,
+        cycles=rows.median_s * rows.sm_clock_hz,
+        energy_per_token_j=rows.joules_per_call / lengths,
+        peak_over_least=rows.peak_bytes / rows.least_bytes.where(rows.least_bytes > 0),
+    )
+
+
+def _median(values: Sequence[float] | None) -> float:
+    return float(np.median(values)) if values else np.nan
 
 
 def _spread(samples: list[float]) -> tuple[float, ...]:
@@ -122,8 +152,12 @@ class Throughput:
 
 
 def throughput(rows: pd.DataFrame) -> Throughput:
-    """GB/s for operators that move much and compute little, TFLOP/s for the others, by the floors of their cases."""
+    """GB/s for operators that move much and compute little, for others TFLOP/s, or TOP/s where they dot integers.
+
+    By the floors of their cases.
+    """
     intensity = float((rows.flops / rows.traffic_bytes.clip(lower=1)).median())
     if intensity > INTENSE:
-        return Throughput("flop_per_s", "TFLOP/s", 1e-12, intensity)
+        integers = bool(rows.unit.isin(INTEGERS).any())
+        return Throughput("flop_per_s", "TOP/s" if integers else "TFLOP/s", 1e-12, intensity)
     return Throughput("bytes_per_s", "GB/s", 1e-9, intensity)

@@ -1,4 +1,4 @@
-"""What has no time, grouped: providers that are absent and providers that failed, each with its reason."""
+"""What has no time, grouped: providers that are absent, that failed or are invalid, each with its reason."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Gap:
 
 
 def gaps(rows: pd.DataFrame) -> list[Gap]:
-    """All gaps, failures first, in the order in which they were met."""
+    """All gaps, what is invalid or failed first, in the order in which they were met."""
     without = rows[rows.status != "measured"].sort_values("status", ascending=False, kind="stable")
     return [
         Gap(

@@ -18,11 +18,15 @@ from reports import units
 from reports.counts import Counts
 from reports.counts_page import counts_section
 from reports.derive import Throughput, throughput
+from reports.details import details
 from reports.gaps import gaps
-from reports.load import Results, Run
+from reports.header import costs, options, told
+from reports.load import Results
 from reports.looks import DARK, LIGHT, Look, looks
 from reports.plots import Quantity, axis_title, panel, quantities, swatch
 from reports.record import STATUSES
+from reports.roofs import roof_lines
+from reports.run import Run
 from reports.standing import first_line, standings
 
 MODES = {"fwd": "forward", "bwd": "backward"}
@@ -57,7 +61,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Section:
-    """One operator in one mode."""
+    """One operator in one mode. warm, roof: whether any of its rows has such a figure."""
 
     anchor: str
     operator: str
@@ -66,6 +70,8 @@ class Section:
     facets: list[Facet]
     cases: list[Case]
     gaps: int
+    warm: bool
+    roof: bool
 
 
 def write(results: Results, rows: pd.DataFrame, target: Path, counts: Counts | None = None) -> Path:
@@ -83,6 +89,9 @@ def render(results: Results, rows: pd.DataFrame, counts: Counts | None = None) -
     return _template().render(
         runs=results.runs,
         names=names,
+        roofs={run.path: roof_lines(run, counts) for run in results.runs},
+        frontiers=[frontier for run in results.runs for frontier in run.frontiers],
+        dropped=[dropped for run in results.runs for dropped in run.dropped],
         left_out=results.left_out,
         standings=standings(rows),
         sections=shown,
@@ -109,7 +118,21 @@ def _template() -> Template:
     )
     environment.filters |= {
         each.__name__: each
-        for each in (units.seconds, units.percent, units.size, units.ratio, units.rate, first_line, moment, told, place)
+        for each in (
+            units.seconds,
+            units.percent,
+            units.size,
+            units.ratio,
+            units.rate,
+            units.plain,
+            first_line,
+            moment,
+            told,
+            place,
+            details,
+            options,
+            costs,
+        )
     }
     return environment.get_template("page.html.j2")
 
@@ -126,6 +149,8 @@ def sections(rows: pd.DataFrame, look: dict[str, Look], names: dict[str, str]) -
             facets=list(_facets(rows_of, look, names, numbers)),
             cases=list(_cases(rows_of, names)),
             gaps=int((rows_of.status != "measured").sum()),
+            warm=bool(rows_of.cold_over_warm.notna().any()),
+            roof=bool(rows_of.of_roof.notna().any()),
         )
         for number, (_, rows_of) in enumerate(rows.groupby(["operator", "mode"], sort=False), start=1)
     ]
@@ -146,13 +171,6 @@ def moment(started: str) -> str:
         return datetime.fromisoformat(started).strftime("%Y-%m-%d %H:%M %Z").strip()
     except ValueError:
         return started
-
-
-def told(name: str, value: str | float) -> str:
-    """A further fact of a device: `memory_bytes` in binary units, all else as it stands, under the name it has."""
-    if name.endswith("_bytes") and not isinstance(value, str):
-        return f"{name.removesuffix('_bytes').replace('_', ' ')} {units.size(value)}"
-    return f"{name.replace('_', ' ')} {value}"
 
 
 def place(ratio: float) -> float:
@@ -176,7 +194,7 @@ def _facets(
                     svg=Markup(panel(each, quantity, look, f"plot-{next(numbers)}")),
                     alt=_alt(each, quantity, title),
                 )
-                for quantity in quantities(throughput(rows))
+                for quantity in quantities(throughput(rows), energy=bool(measured.joules_per_call.notna().any()))
             ],
         )
 

@@ -1,4 +1,4 @@
-"""Panels as SVG text: time, throughput and peak memory, one line per provider, bands from the raw samples."""
+"""Panels as SVG text: time, throughput, peak memory and energy, one line per provider, bands from the raw samples."""
 
 from __future__ import annotations
 
@@ -60,14 +60,16 @@ class Quantity:
     scale: float = 1.0
 
 
-def quantities(told: Throughput) -> tuple[Quantity, ...]:
-    """The three panels of an operator whose throughput is told so."""
+def quantities(told: Throughput, *, energy: bool) -> tuple[Quantity, ...]:
+    """The panels of an operator whose throughput is told so; one of energy where there is any."""
+    found = (Quantity("Energy per call", "joules_per_call", None, units.joules, logarithmic=True),) if energy else ()
     return (
         Quantity("Time per call", "median_s", ("q1_s", "q3_s"), units.seconds, logarithmic=True),
         Quantity(
             f"Throughput, {told.unit}", told.column, ("q3", "q1"), units.digits, logarithmic=False, scale=told.scale
         ),
         Quantity("Peak memory above inputs", "peak_bytes", None, units.size, logarithmic=True),
+        *found,
     )
 
 

@@ -16,10 +16,11 @@ TEXTS = (
     "run", "id", "operator", "mode", "case", "case_id", "provider", "role", "status", "reason", "remedy", "timer",
     "proven", "stopped", "command",
 )  # fmt: skip
-NUMBERS = ("traffic_bytes", "flops", "error", "budget", "peak_bytes", "output_bytes", "setup_s", "rounds")
+MEMORY = ("peak_bytes", "output_bytes", "workspace_bytes", "saved_bytes", "least_bytes")
+NUMBERS = ("traffic_bytes", "flops", "error", "budget", *MEMORY, "setup_s", "rounds")
 OBJECTS = ("point", "samples_s")
 
-STATUSES = ("measured", "absent", "failed")
+STATUSES = ("measured", "absent", "failed", "invalid")
 ROLES = ("reference", "kernel", "peer")
 
 
@@ -28,30 +29,36 @@ class NotOurs(ValueError):  # noqa: N818 - it reads as the verdict
 
 
 def flat(record: Any, samples: Any, run: str) -> dict[str, Any]:
-    """A record and its raw samples (seconds per call) as a row. Raises `NotOurs`."""
+    """A record and its raw samples (seconds per call) as a row; only a measured row keeps them. Raises `NotOurs`."""
     if (schema := entry(record, "schema")) != SCHEMA:
         raise NotOurs(f"schema: expected {SCHEMA}, got {shown(schema)}")
-    axes = {clean(name): _axis_value(name, value) for name, value in mapping(record, "case").items()}
+    case = axes(record)
     proof, memory, stop = (optional_mapping(record, name) for name in ("proof", "memory", "stop"))
-    row: dict[str, Any] = {"run": run, "point": axes, "case": label(axes), "case_id": json.dumps(axes, sort_keys=True)}
+    row: dict[str, Any] = {"run": run, "point": case, "case": label(case), "case_id": json.dumps(case, sort_keys=True)}
     row |= {name: text(record, name) for name in ("id", "operator", "mode", "provider", "command")}
     row |= {name: text(record, name, default="") for name in ("reason", "remedy", "timer")}
     row |= {"role": _one_of(record, "role", ROLES), "status": _one_of(record, "status", STATUSES)}
     row |= {name: number(record, name) for name in ("traffic_bytes", "flops")}
     row |= {name: number(proof, name, default=math.nan) for name in ("error", "budget")}
-    row |= {name: number(memory, name, default=math.nan) for name in ("peak_bytes", "output_bytes")}
+    row |= {name: number(memory, name, default=math.nan) for name in MEMORY}
     row |= {"proven": text(proof, "rows", default=""), "stopped": text(stop, "reason", default="")}
     row["setup_s"] = number(record, "setup_s", default=math.nan)
-    usable = _usable(samples)
-    row |= {"samples_s": usable, "rounds": number(stop, "rounds", default=float(len(usable)))}
+    found = times(samples)
+    row["rounds"] = number(stop, "rounds", default=float(len(found)))
+    row["samples_s"] = found if row["status"] == "measured" else []
     if row["status"] == "measured" and (flaw := _flaw(row, proven=bool(proof))):
         row |= {"status": "failed", "reason": flaw, "samples_s": []}
     return row
 
 
-def label(axes: dict[str, Any]) -> str:
+def axes(source: Any) -> dict[str, Any]:
+    """The case of a record. Raises `NotOurs`."""
+    return {clean(name): _axis_value(name, value) for name, value in mapping(source, "case").items()}
+
+
+def label(case: dict[str, Any]) -> str:
     """A case as a reader wants it, e.g. `llama3-8b, bf16, causal, 2048`: the sequence length bare and last."""
-    ordered = sorted(axes.items(), key=lambda axis: axis[0] == "seq_len")
+    ordered = sorted(case.items(), key=lambda axis: axis[0] == "seq_len")
     return ", ".join(_axis(name, value) for name, value in ordered)
 
 
@@ -106,6 +113,19 @@ def items(source: Any, name: str) -> Sequence[Any]:
     return value
 
 
+def optional_items(source: Any, name: str) -> Sequence[Any]:
+    """A list; empty where it is missing or null."""
+    return () if source.get(name) is None else items(source, name)
+
+
+def texts(source: Any, name: str) -> list[str]:
+    """A list of texts, made harmless; empty where it is missing or null."""
+    found = optional_items(source, name)
+    if not all(isinstance(each, str) for each in found):
+        raise NotOurs(f"{name}: expected a list of texts, got {shown(found)}")
+    return [clean(each) for each in found]
+
+
 def clean(value: str) -> str:
     """Text without what would steer a terminal, turn the reading direction or not survive UTF-8."""
     if value.isprintable():
@@ -157,11 +177,11 @@ def _float(value: Any) -> float | None:
         return None
 
 
-def _usable(samples: Any) -> list[float]:
+def times(samples: Any) -> list[float]:
     """The samples if every one of them is a time, else none: part of a sample would be another sample."""
-    times = [_float(sample) for sample in samples] if isinstance(samples, list) else []
-    found = [time for time in times if time is not None and 0 < time < math.inf]
-    return found if len(found) == len(times) else []
+    numbers = [_float(sample) for sample in samples] if isinstance(samples, list) else []
+    found = [time for time in numbers if time is not None and 0 < time < math.inf]
+    return found if len(found) == len(numbers) else []
 
 
 def _flaw(row: dict[str, Any], *, proven: bool) -> str:

@@ -85,13 +85,14 @@ def _largest(rows: pd.DataFrame) -> pd.Series:
 
 
 def _reason(rows: pd.DataFrame, ours: pd.DataFrame) -> tuple[str, bool]:
-    """Why there is no ratio, and whether that is because ours failed; empty where there is one."""
+    """Why there is no ratio, and whether that is because ours failed or is invalid; empty where there is one."""
     if len(ours):
         return ("" if ours.over_rival.notna().any() else "no rival has a time"), False
     kernels = rows[rows.role == "kernel"]
-    failed = kernels[kernels.status == "failed"]
-    if len(failed):
-        return f"{failed.provider.iloc[0]} failed: {first_line(failed.reason.iloc[0])}", True
+    for status, words in (("failed", "failed"), ("invalid", "is invalid")):
+        wrong = kernels[kernels.status == status]
+        if len(wrong):
+            return f"{wrong.provider.iloc[0]} {words}: {first_line(wrong.reason.iloc[0])}", True
     return next((first_line(reason) for reason in kernels.reason if reason), "no kernel of ours was run"), False
 
 

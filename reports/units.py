@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
+ENERGIES = ((1.0, "J"), (1e-3, "mJ"), (1e-6, "uJ"), (1e-9, "nJ"))
+PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 SIZES = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B"))
 NOTHING = "-"
 
@@ -17,6 +19,36 @@ def seconds(value: float | None) -> str:
 def size(value: float | None) -> str:
     """A number of bytes in binary units, e.g. `16.0 MiB`."""
     return "0 B" if value == 0 else _scaled(value, SIZES)
+
+
+def joules(value: float | None) -> str:
+    """An energy with three digits, e.g. `12.3 mJ`."""
+    return _scaled(value, ENERGIES)
+
+
+def watts(value: float | None) -> str:
+    """A power, e.g. `612 W`."""
+    return NOTHING if value is None or _missing(value) else f"{digits(value)} W"
+
+
+def hertz(value: float | None) -> str:
+    """A clock in MHz, as vendors tell it: `1755 MHz`."""
+    return NOTHING if value is None or _missing(value) else f"{value / 1e6:.0f} MHz"
+
+
+def degrees(value: float | None) -> str:
+    """A temperature, e.g. `54 °C`."""
+    return NOTHING if value is None or _missing(value) else f"{value:.0f} °C"
+
+
+def whole(value: float | None) -> str:
+    """A count in groups of three digits, e.g. `1,755,000`."""
+    return NOTHING if value is None or _missing(value) else f"{value:,.0f}"
+
+
+def per_second(value: float | None, unit: str) -> str:
+    """A rate with its decimal prefix, e.g. `4.12 TB/s`, `812 TFLOP/s`."""
+    return _scaled(value, tuple((scale, f"{prefix}{unit}") for scale, prefix in PREFIXES))
 
 
 def rate(value: float | None, scale: float) -> str:

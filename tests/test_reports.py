@@ -7,134 +7,44 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner, Result
 
 from reports import units
-from reports.__main__ import app
 from reports.derive import derive, throughput
-from reports.load import Results, expand, load, newest
+from reports.load import Results, expand, newest
 from reports.looks import DARK, LIGHT, looks
 from reports.page import render
 from reports.standing import Standing, standings
-
-MIB = 1 << 20
-
-
-def _record(
-    provider: str, length: int, *, operator: str = "rms_norm", mode: str = "fwd", **changes: Any
-) -> dict[str, Any]:
-    role = {"naive": "reference", "inductor": "reference", "triton": "kernel"}.get(provider, "peer")
-    record = {
-        "id": f"{operator}/{mode}/llama3-8b-seq_len{length}-bf16/{provider}",
-        "operator": operator,
-        "mode": mode,
-        "case": {"model": "llama3-8b", "seq_len": length, "dtype": "bf16"},
-        "sizes": {"rows": length, "cols": 4096, "dtype": "bf16"},
-        "provider": provider,
-        "role": role,
-        "status": "measured",
-        "reason": "",
-        "remedy": "",
-        "traffic_bytes": 16 * MIB * length // 512,
-        "flops": 4 * MIB * length // 512,
-        "timer": "host",
-        "other_samples_s": {},
-        "proof": {"error": 1.0, "budget": 4.0, "rows": "all"},
-        "memory": {"peak_bytes": 8 * MIB, "output_bytes": 8 * MIB},
-        "setup_s": 0.1,
-        "stop": {"rounds": 7, "reason": "precise", "half_width": 0.01},
-        "device": "Simulated",
-        "commit": "0123456789abcdef",
-        "dirty": False,
-        "command": f'pytest "bench/bench_rms_norm.py::RmsNorm::test_speed[{mode}-{length}-{provider}]"',
-        "schema": 1,
-    }
-    return record | changes
-
-
-def _file(
-    folder: Path,
-    measured: Sequence[tuple[dict[str, Any], Any]],
-    absent: Sequence[dict[str, Any]] = (),
-    **facts: Any,
-) -> Path:
-    started = facts.get("started", "2026-01-01T00:00:00Z")
-    path = folder / "results" / "simulated" / f"{re.sub('[-:]', '', started)}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    run = {
-        "schema": 1,
-        "device": {"name": "Simulated", "kind": "cpu", "cores": 2, "memory_bytes": 16 << 30},
-        "versions": {"torch": "2.13.0"},
-        "commit": "0123456789abcdef",
-        "dirty": False,
-        "command": "pytest bench --benchmark-only",
-        "profile": "smoke",
-        "started": started,
-        "overhead": 0.01,
-        "absent": list(absent),
-    }
-    benchmarks = [{"name": "x", "extra_info": {"record": record}, "stats": {"data": data}} for record, data in measured]
-    path.write_text(json.dumps({"benchmarks": benchmarks, "rooftile": run | facts}))
-    return path
-
-
-def _around(median: float) -> list[float]:
-    return [median * factor for factor in (0.97, 0.98, 0.99, 1.0, 1.01, 1.02, 1.03)]
+from tests.simulated import MIB, Reader, a_file, a_record, around, command, load_files, page_of, rows_of, words_of
 
 
 @pytest.fixture
 def typical(tmp_path: Path) -> Path:
     """Three lengths, naive at 4 ms a 512 rows, eager twice and ours four times as fast; one peer absent, one failed."""
     measured = [
-        (_record(provider, length), _around(4e-3 * length / 512 / speed))
+        (a_record(provider, length), around(4e-3 * length / 512 / speed))
         for length in (512, 1024, 2048)
         for provider, speed in (("naive", 1), ("eager", 2), ("triton", 4))
     ]
     reasons = {"status": "absent", "reason": "No module named 'liger_kernel'", "remedy": "pip install liger-kernel"}
-    absent = [_record("liger", length, **reasons) for length in (512, 1024, 2048)]
+    absent = [a_record("liger", length, **reasons) for length in (512, 1024, 2048)]
     failure = "Disproved: output 0, row 3: expected an error of ...\nTraceback: deep inside"
-    absent.append(_record("quack", 512, status="failed", reason=failure))
-    return _file(tmp_path, measured, absent)
-
-
-def _load(*paths: Path) -> Results:
-    return load([[path] for path in paths])
-
-
-def _rows(*paths: Path) -> pd.DataFrame:
-    return derive(_load(*paths).rows)
+    absent.append(a_record("quack", 512, status="failed", reason=failure))
+    return a_file(tmp_path, measured, absent)
 
 
 def _row(path: Path, provider: str, length: int) -> Any:
-    rows = _rows(path)
+    rows = rows_of(path)
     return rows[(rows.provider == provider) & (rows.x == length)].iloc[0]
 
 
-def _page(*paths: Path) -> str:
-    results = _load(*paths)
-    return render(results, derive(results.rows))
-
-
-def _words(page: str) -> str:
-    """What a page says, without markup, drawings and double spaces."""
-    page = re.sub(r"<style>.*?</style>|<svg.*?</svg>", "", page, flags=re.DOTALL)
-    return " ".join(re.sub(r"<[^>]*>", " ", page).split())
-
-
 def _standing(*paths: Path) -> Standing:
-    return standings(_rows(*paths))[0]
-
-
-def _command(*arguments: object, columns: int = 120) -> Result:
-    return CliRunner().invoke(app, [str(each) for each in arguments], env={"COLUMNS": str(columns)})
+    return standings(rows_of(*paths))[0]
 
 
 def test_figures_follow_from_the_samples(typical: Path) -> None:
@@ -149,8 +59,8 @@ def test_figures_follow_from_the_samples(typical: Path) -> None:
 
 def test_the_interval_of_the_median_covers_it_as_often_as_it_says(tmp_path: Path) -> None:
     draws = np.random.default_rng(0).lognormal(0.0, 0.5, size=(400, 15))
-    path = _file(tmp_path, [(_record("eager", i + 1), draw.tolist()) for i, draw in enumerate(draws)])
-    rows = _rows(path)
+    path = a_file(tmp_path, [(a_record("eager", i + 1), draw.tolist()) for i, draw in enumerate(draws)])
+    rows = rows_of(path)
     covered = ((rows.low_s <= 1.0) & (rows.high_s >= 1.0)).mean()
     assert 0.95 <= covered < 0.99, "of 15 order statistics the narrowest interval of 95 % covers 96.5 %"
 
@@ -165,70 +75,71 @@ def test_the_rival_is_the_strongest_and_never_naive_nor_ours(typical: Path) -> N
 
 def test_the_strongest_of_several_peers_is_the_rival_even_if_naive_is_faster(tmp_path: Path) -> None:
     times = {"naive": 1e-3, "inductor": 3e-3, "eager": 4e-3, "liger": 2e-3, "triton": 2.5e-3}
-    path = _file(tmp_path, [(_record(name, 512), _around(time)) for name, time in times.items()])
+    path = a_file(tmp_path, [(a_record(name, 512), around(time)) for name, time in times.items()])
     assert _row(path, "triton", 512).over_rival == pytest.approx(0.8)
     assert _row(path, "liger", 512).over_rival == pytest.approx(1.5), "the strongest is compared with the next"
     standing = _standing(path)
     assert (standing.fastest, standing.rival, standing.ours) == ("naive", "liger", "triton")
-    assert "0.800x the speed of liger" in _words(_page(path))
+    assert "0.800x the speed of liger" in words_of(page_of(path))
 
 
 def test_the_overview_judges_the_largest_case_of_which_ours_has_a_time(typical: Path, tmp_path: Path) -> None:
     standing = _standing(typical)
     assert (standing.case, standing.fastest, standing.wins, standing.cases) == ("llama3-8b, bf16, 2048", "triton", 3, 3)
     assert (standing.ratio, standing.ratio_least, standing.ratio_most) == pytest.approx((2, 2, 2))
-    big = (_record("eager", 4096), _around(1e-3))
-    both = [(_record(name, 512), _around(1e-3)) for name in ("eager", "triton")]
-    standing = _standing(_file(tmp_path, [big, *both]))
+    big = (a_record("eager", 4096), around(1e-3))
+    both = [(a_record(name, 512), around(1e-3)) for name in ("eager", "triton")]
+    standing = _standing(a_file(tmp_path, [big, *both]))
     assert (standing.case, standing.cases) == ("llama3-8b, bf16, 512", 2)
     assert standing.ratio == pytest.approx(1)
 
 
 @pytest.mark.parametrize(("status", "failed"), [("absent", False), ("failed", True)])
 def test_without_a_time_of_ours_the_overview_says_why(tmp_path: Path, status: str, failed: bool) -> None:
-    absent = [_record("triton", 512, status=status, reason="needs a GPU\nmore")]
-    path = _file(tmp_path, [(_record("eager", 512), _around(1e-3))], absent)
+    absent = [a_record("triton", 512, status=status, reason="needs a GPU\nmore")]
+    path = a_file(tmp_path, [(a_record("eager", 512), around(1e-3))], absent)
     standing = _standing(path)
     assert (standing.fastest, standing.rival, standing.ours) == ("eager", "eager", "")
     assert standing.reason == ("triton failed: needs a GPU" if failed else "needs a GPU")
     assert standing.failed is failed
-    assert standing.reason in _words(_page(path))
+    assert standing.reason in words_of(page_of(path))
 
 
 def test_runs_are_never_mixed(tmp_path: Path) -> None:
     """A fast run of naive beside a slow one of eager would make a ratio that nobody measured."""
-    first = _file(tmp_path, [(_record("naive", 512), _around(1e-3))], started="2026-01-01T00:00:00Z")
-    second = _file(tmp_path, [(_record("eager", 512), _around(5e-4))], started="2026-01-02T00:00:00Z")
-    assert _rows(first, second).over_naive.isna().all()
+    first = a_file(tmp_path, [(a_record("naive", 512), around(1e-3))], started="2026-01-01T00:00:00Z")
+    second = a_file(tmp_path, [(a_record("eager", 512), around(5e-4))], started="2026-01-02T00:00:00Z")
+    assert rows_of(first, second).over_naive.isna().all()
     assert newest(tmp_path / "results") == [[second, first]]
     assert expand([tmp_path, first]) == [first, second]
-    words = _words(_page(first, second))
+    words = words_of(page_of(first, second))
     assert "llama3-8b, bf16 on Simulated, 2026-01-02T00:00:00Z, 0123456789ab" in words, "expected each run by its name"
 
 
 def test_each_device_has_its_own_line_in_the_overview(tmp_path: Path) -> None:
     paths = [
-        _file(tmp_path / name, [(_record("eager", 512), _around(1e-3))], device={"name": name, "kind": "cuda"})
+        a_file(tmp_path / name, [(a_record("eager", 512), around(1e-3))], device={"name": name, "kind": "cuda"})
         for name in ("H200", "B200")
     ]
-    rows = _rows(*paths)
+    rows = rows_of(*paths)
     assert len(standings(rows)) == 2
-    words = _words(_page(*paths))
+    words = words_of(page_of(*paths))
     assert "llama3-8b, bf16 on H200" in words
     assert "llama3-8b, bf16 on B200" in words
 
 
 def test_throughput_is_told_in_the_unit_that_fits() -> None:
-    moving = pd.DataFrame({"flops": [100.0], "traffic_bytes": [100.0]})
-    computing = pd.DataFrame({"flops": [1e6], "traffic_bytes": [100.0]})
+    moving = pd.DataFrame({"flops": [100.0], "traffic_bytes": [100.0], "unit": ["int8"]})
+    computing = pd.DataFrame({"flops": [1e6], "traffic_bytes": [100.0], "unit": ["bf16"]})
     assert (throughput(moving).unit, throughput(computing).unit) == ("GB/s", "TFLOP/s")
+    assert throughput(computing.assign(unit="int8")).unit == "TOP/s"
     assert 2e12 * throughput(computing).scale == pytest.approx(2)
     assert 3e9 * throughput(moving).scale == pytest.approx(3)
 
 
 def test_the_page_shows_everything(typical: Path) -> None:
-    page = _page(typical)
-    words = _words(page)
+    page = page_of(typical)
+    words = words_of(page)
     assert "9 measured 3 absent, with a reason 1 failed" in words
     assert "Simulated cpu, cores 2, memory 16.0 GiB" in words
     assert "2026-01-01 00:00 UTC" in words
@@ -240,7 +151,7 @@ def test_the_page_shows_everything(typical: Path) -> None:
 
 
 def test_every_panel_is_drawn_and_described(typical: Path) -> None:
-    page = _page(typical)
+    page = page_of(typical)
     panels = re.findall(r'role="img" aria-label="([^"]*)"><svg', page)
     assert [panel.partition(":")[0] for panel in panels] == [
         "Time per call",
@@ -256,18 +167,18 @@ def test_every_panel_is_drawn_and_described(typical: Path) -> None:
 
 
 def test_the_page_asks_for_nothing(typical: Path) -> None:
-    page = _page(typical)
+    page = page_of(typical)
     assert "default-src 'none'" in page
     assert not re.search(r"""(src|href)=["'](?!#|data:,")|url\((?!#)|@import|<script""", page)
     assert re.findall(r"https?://[^\"'\s]+", page) == ["http://www.w3.org/1999/xlink", "http://www.w3.org/2000/svg"] * 6
 
 
 def test_the_same_results_make_the_same_page(typical: Path) -> None:
-    assert _page(typical) == _page(typical)
+    assert page_of(typical) == page_of(typical)
 
 
 def test_colours_are_variables_that_both_papers_define(typical: Path) -> None:
-    page = _page(typical)
+    page = page_of(typical)
     assert set(LIGHT) == set(DARK)
     style = page[page.index("<style>") : page.index("</style>")]
     assert all(f"--{name}: {colour};" in style for palette in (LIGHT, DARK) for name, colour in palette.items())
@@ -278,39 +189,15 @@ def test_colours_are_variables_that_both_papers_define(typical: Path) -> None:
 
 def test_rivals_differ_in_look_and_ours_is_alike_everywhere(tmp_path: Path) -> None:
     names = ["naive", "triton", *(f"peer{i}" for i in range(14))]
-    path = _file(tmp_path, [(_record(name, 512), _around(1e-3)) for name in names])
-    look = looks(_rows(path))
+    path = a_file(tmp_path, [(a_record(name, 512), around(1e-3)) for name in names])
+    look = looks(rows_of(path))
     assert len({(each.colour, each.marker) for each in look.values()}) == len(names)
     assert (look["triton"].colour, look["naive"].colour) == ("ours", "naive")
     assert len({look[f"peer{i}"].colour for i in range(7)}) == 7, "expected a colour twice only when all are taken"
 
 
-class Reader(HTMLParser):
-    """Follows a page's elements: all are closed in turn, ids are unique, and what is linked exists."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.links: set[str] = set()
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.ids += [str(value) for name, value in attrs if name == "id"]
-        self.links |= {str(value)[1:] for name, value in attrs if name.endswith("href") and str(value)[:1] == "#"}
-        if tag not in ("meta", "br", "link"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        self.open.remove(tag) if tag in self.open else None
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
 def test_the_page_is_well_formed_and_its_links_lead_somewhere(typical: Path) -> None:
-    reader = Reader(_page(typical))
+    reader = Reader(page_of(typical))
     assert not reader.open
     assert len(reader.ids) == len(set(reader.ids))
     assert reader.links <= set(reader.ids)
@@ -318,11 +205,11 @@ def test_the_page_is_well_formed_and_its_links_lead_somewhere(typical: Path) -> 
 
 @pytest.mark.parametrize(("dirty", "words"), [(True, "uncommitted changes"), (None, "unknown state")])
 def test_a_run_of_no_commit_is_marked(tmp_path: Path, dirty: bool | None, words: str) -> None:
-    path = _file(tmp_path, [(_record("eager", 512), _around(1e-3))], dirty=dirty)
-    page = _page(path)
-    assert f"{words.capitalize()}." in _words(page)
+    path = a_file(tmp_path, [(a_record("eager", 512), around(1e-3))], dirty=dirty)
+    page = page_of(path)
+    assert f"{words.capitalize()}." in words_of(page)
     assert ("<title>DIRTY: " in page) is bool(dirty)
-    assert words.upper() in _command(path, "--output", tmp_path / "page").output
+    assert words.upper() in command(path, "--output", tmp_path / "page").output
 
 
 EVIL = "<script>alert(1)</script>$x$[bold]&--></style>\x1b[31m\u202e\ud800"
@@ -332,18 +219,18 @@ def test_names_are_text_wherever_they_stand(tmp_path: Path) -> None:
     """Names come from files: neither markup, mathematics, rich's tags nor escape sequences may be read into them."""
     case = {"model": EVIL, "seq_len": 512, "dtype": "bf16", EVIL: 3}
     texts: dict[str, Any] = dict(operator=EVIL, mode=EVIL, case=case, command=EVIL, timer=EVIL, reason=EVIL)
-    record = _record(EVIL, 512) | texts
-    gone = _record("liger", 512) | texts | {"status": "absent", "remedy": EVIL}
-    lost = _record("quack", 512) | texts | {"status": "failed"}
+    record = a_record(EVIL, 512) | texts
+    gone = a_record("liger", 512) | texts | {"status": "absent", "remedy": EVIL}
+    lost = a_record("quack", 512) | texts | {"status": "failed"}
     facts: dict[str, Any] = dict(device={"name": EVIL, "kind": EVIL, EVIL: EVIL}, versions={EVIL: EVIL}, profile=EVIL)
-    path = _file(tmp_path, [(record, _around(1e-3))], [gone, lost], command=EVIL, commit=EVIL, **facts)
-    page = _page(path)
+    path = a_file(tmp_path, [(record, around(1e-3))], [gone, lost], command=EVIL, commit=EVIL, **facts)
+    page = page_of(path)
     page.encode()
     assert not Reader(page).open
     assert "<script" not in page
     assert page.count("</style>") == 1
     assert "&lt;script&gt;alert(1)&lt;/script&gt;$x$[bold]&amp;--&gt;" in page
-    shown = _command(path, "--output", tmp_path / "page", columns=2000)
+    shown = command(path, "--output", tmp_path / "page", columns=2000)
     assert shown.exit_code == 0
     assert not {"\x1b", "\u202e"} & {*shown.output, *page}
     assert "<script>alert(1)</script>$x$[bold]&--></style>" in shown.output
@@ -351,8 +238,8 @@ def test_names_are_text_wherever_they_stand(tmp_path: Path) -> None:
 
 def test_letters_that_no_font_has_and_very_long_names_are_drawn(tmp_path: Path) -> None:
     names = ["\u5feb\u901f\u5b9e\u73b0", "long" * 200]
-    measured = [(_record(name, 512, command="x", id="x"), _around(1e-3)) for name in names]
-    page = _page(_file(tmp_path, measured))
+    measured = [(a_record(name, 512, command="x", id="x"), around(1e-3)) for name in names]
+    page = page_of(a_file(tmp_path, measured))
     assert f">{names[0]}</text>" in page
     assert f">{names[1][:15]}\N{HORIZONTAL ELLIPSIS}</text>" in page
 
@@ -370,31 +257,31 @@ def test_letters_that_no_font_has_and_very_long_names_are_drawn(tmp_path: Path) 
 )
 def test_cases_of_any_axes_are_drawn(tmp_path: Path, cases: list[dict[str, Any]], axis: str, panels: int) -> None:
     measured = [
-        (_record(name, 512, case=case), _around(1e-3 * (i + 1)))
+        (a_record(name, 512, case=case), around(1e-3 * (i + 1)))
         for i, case in enumerate(cases)
         for name in ("eager", "triton")
     ]
-    path = _file(tmp_path, measured)
-    assert set(_rows(path).axis) == {axis}
-    assert _page(path).count('role="img"') == panels
+    path = a_file(tmp_path, measured)
+    assert set(rows_of(path).axis) == {axis}
+    assert page_of(path).count('role="img"') == panels
 
 
 def test_what_has_no_memory_figure_says_so_where_it_would_stand(tmp_path: Path) -> None:
-    records = [_record("eager", 512), _record("naive", 512, memory=None)]
-    assert _page(_file(tmp_path, [(record, _around(1e-3)) for record in records])).count(">not measured</text>") == 1
-    lengths = [(_record("naive", length, memory=None), _around(1e-3)) for length in (512, 1024)]
-    assert _page(_file(tmp_path, lengths)).count(">not measured</text>") == 1
+    records = [a_record("eager", 512), a_record("naive", 512, memory=None)]
+    assert page_of(a_file(tmp_path, [(record, around(1e-3)) for record in records])).count(">not measured</text>") == 1
+    lengths = [(a_record("naive", length, memory=None), around(1e-3)) for length in (512, 1024)]
+    assert page_of(a_file(tmp_path, lengths)).count(">not measured</text>") == 1
 
 
 @pytest.mark.parametrize("peaks", [(0, 0), (0, 4096), (4096, 4096), (1 << 20, 1 << 34)])
 def test_any_memory_is_drawn(tmp_path: Path, peaks: tuple[int, int]) -> None:
     memory = [{"peak_bytes": peak, "output_bytes": 0} for peak in peaks]
-    rows = [(_record("eager", 512 * 2**i, memory=each), _around(1e-3)) for i, each in enumerate(memory)]
-    assert units.size(peaks[1]) in _words(_page(_file(tmp_path, rows)))
+    rows = [(a_record("eager", 512 * 2**i, memory=each), around(1e-3)) for i, each in enumerate(memory)]
+    assert units.size(peaks[1]) in words_of(page_of(a_file(tmp_path, rows)))
 
 
 def test_a_repeated_row_is_left_out(tmp_path: Path) -> None:
-    results = _load(_file(tmp_path, [(_record("eager", 512), _around(time)) for time in (1e-3, 2e-3)]))
+    results = load_files(a_file(tmp_path, [(a_record("eager", 512), around(time)) for time in (1e-3, 2e-3)]))
     assert derive(results.rows).median_s.tolist() == pytest.approx([1e-3])
     assert "1 row: the same row as one before: rms_norm/fwd" in results.left_out[0][1]
 
@@ -416,7 +303,7 @@ def test_broken_files_are_named_and_left_out(tmp_path: Path, typical: Path, kind
     content, reason = BROKEN[kind]
     broken = tmp_path / "broken.json"
     broken.write_bytes(content)
-    results = _load(broken, typical, tmp_path / "missing.json")
+    results = load_files(broken, typical, tmp_path / "missing.json")
     assert len(results.rows) == 13
     assert [Path(path).name for path, _ in results.left_out] == ["broken.json", "missing.json"]
     assert results.left_out[0][1].startswith(reason)
@@ -424,7 +311,7 @@ def test_broken_files_are_named_and_left_out(tmp_path: Path, typical: Path, kind
 
 def test_the_page_names_what_was_left_out(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text("{")
-    words = _words(_page(tmp_path / "broken.json", _file(tmp_path, [(_record("eager", 512, role="odd"), [1.0])])))
+    words = words_of(page_of(tmp_path / "broken.json", a_file(tmp_path, [(a_record("eager", 512, role="odd"), [1.0])])))
     assert re.search(r"Left out\. \S+broken\.json is not JSON", words)
     assert "1 row: role: expected one of reference, kernel, peer, got &#34;odd&#34;" in words
 
@@ -448,8 +335,8 @@ def test_no_value_in_any_place_makes_a_traceback(tmp_path: Path, monkeypatch: py
     """Every field of a file becomes every kind of value: the file or the row is named, or shown, and all else stays."""
     for drawing in ("panel", "swatch"):  # it takes most of the time, and is tried above
         monkeypatch.setattr(f"reports.page.{drawing}", lambda *_: "<svg/>")
-    absent = [_record("liger", 512, status="absent", reason="none here")]
-    path = _file(tmp_path, [(_record("eager", 512), _around(1e-3))], absent)
+    absent = [a_record("liger", 512, status="absent", reason="none here")]
+    path = a_file(tmp_path, [(a_record("eager", 512), around(1e-3))], absent)
     good = json.loads(path.read_text())
     row: tuple[str | int, ...] = ("benchmarks", 0, "extra_info", "record")
     record = good["benchmarks"][0]["extra_info"]["record"]
@@ -463,7 +350,7 @@ def test_no_value_in_any_place_makes_a_traceback(tmp_path: Path, monkeypatch: py
         for i, value in enumerate(ODD):
             files.append(tmp_path / f"{i}.json")
             files[-1].write_text(json.dumps(_set(good, place, value)))
-        results = _load(*files)
+        results = load_files(*files)
         rows = derive(results.rows)
         render(results, rows).encode()
         odd = {path for path, _ in results.left_out}
@@ -491,27 +378,27 @@ def test_no_value_in_any_place_makes_a_traceback(tmp_path: Path, monkeypatch: py
 def test_a_measured_row_that_cannot_be_believed_is_a_failed_one(
     tmp_path: Path, changes: dict[str, Any], samples: Any, why: str
 ) -> None:
-    path = _file(tmp_path, [(_record("eager", 512, **changes), samples)])
-    row = _rows(path).iloc[0]
+    path = a_file(tmp_path, [(a_record("eager", 512, **changes), samples)])
+    row = rows_of(path).iloc[0]
     assert row.status == "failed"
     assert why in row.reason
     assert pd.isna(row.median_s)
-    assert "Failed These rows were wrong, or broke." in _words(_page(path))
+    assert "Failed These rows were wrong, or broke." in words_of(page_of(path))
 
 
 def test_records_without_proof_or_memory_show_as_unknown(tmp_path: Path) -> None:
-    record = _record("eager", 512, proof=None, memory=None, stop=None, setup_s=None)
-    words = _words(_page(_file(tmp_path, [(record, [1e-3])])))
+    record = a_record("eager", 512, proof=None, memory=None, stop=None, setup_s=None)
+    words = words_of(page_of(a_file(tmp_path, [(record, [1e-3])])))
     assert "eager 1.00 ms too few rounds 16.8 - - - no proof 1 - host" in words
 
 
 def test_nothing_to_show_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    bare = _command()
+    bare = command()
     assert bare.exit_code == 1
     assert "No results to show" in bare.output
     assert "There are no rows to show" in render(Results(), derive(Results().rows))
-    lost = _command("nowhere")
+    lost = command("nowhere")
     assert lost.exit_code == 2
     assert "nowhere" in lost.output
 
@@ -519,7 +406,7 @@ def test_nothing_to_show_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.usefixtures("typical")
 def test_the_newest_results_become_a_table_and_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    shown = _command(columns=80)
+    shown = command(columns=80)
     assert shown.exit_code == 0
     assert shown.output.endswith("page: report/index.html\n")
     assert "\x1b" not in shown.output, "expected plain text where there is no terminal"
@@ -541,8 +428,8 @@ def test_a_newest_file_that_was_cut_off_gives_way_to_the_one_before(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (typical.parent / "20990101T000000Z.json").write_text('{"benchmarks": [')
-    _file(tmp_path, [(_record("old", 512), _around(1e-3))], started="2025-01-01T00:00:00Z")
-    shown = _command()
+    a_file(tmp_path, [(a_record("old", 512), around(1e-3))], started="2025-01-01T00:00:00Z")
+    shown = command()
     assert shown.exit_code == 0
     assert "left out: results/simulated/20990101T000000Z.json: is not JSON, or not all of it" in shown.output
     assert "triton" in shown.output
@@ -550,15 +437,15 @@ def test_a_newest_file_that_was_cut_off_gives_way_to_the_one_before(
 
 
 def test_the_output_may_be_a_file_or_a_folder_and_says_when_it_cannot_be(typical: Path, tmp_path: Path) -> None:
-    assert _command(typical, "--output", tmp_path / "deep/er/page.html").exit_code == 0
+    assert command(typical, "--output", tmp_path / "deep/er/page.html").exit_code == 0
     assert (tmp_path / "deep/er/page.html").exists()
-    impossible = _command(typical, "--output", typical)
+    impossible = command(typical, "--output", typical)
     assert impossible.exit_code == 2
     assert "expected a place to write to" in impossible.output
 
 
 def test_help_has_examples() -> None:
-    assert "python -m reports a.json b.json --output ab.html" in _command("--help").output
+    assert "python -m reports a.json b.json --output ab.html" in command("--help").output
 
 
 def test_a_closed_pipe_costs_the_table_and_not_the_page(
@@ -568,7 +455,7 @@ def test_a_closed_pipe_costs_the_table_and_not_the_page(
         raise BrokenPipeError
 
     monkeypatch.setattr("reports.__main__.show", closed)
-    assert _command(typical, "--output", tmp_path / "page.html").exit_code != 0
+    assert command(typical, "--output", tmp_path / "page.html").exit_code != 0
     assert (tmp_path / "page.html").exists()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +16,10 @@ DTYPE_NAMES = {
     torch.float32: "fp32",
     torch.float16: "fp16",
     torch.bfloat16: "bf16",
+    torch.float8_e4m3fn: "fp8",
     torch.int8: "int8",
+    torch.int32: "int32",
+    torch.int64: "int64",
 }
 
 Inputs = dict[str, Any]
@@ -52,12 +55,13 @@ class Case:
     """One point of an operator's grid in one mode.
 
     axes: as declared (`model`, `seq_len`, `dtype` ... or the bare sizes of a check); sizes: what `inputs`, `traffic`
-    and `flops` take; mode: `fwd` or `bwd`.
+    and `flops` take; mode: `fwd` or `bwd`; priority: what a time budget is spent on first (see `priority`).
     """
 
     axes: Axes
     sizes: Axes
     mode: str
+    priority: int = field(default=0, compare=False)
 
     @property
     def slug(self) -> str:
@@ -114,6 +118,22 @@ class Blank(Make):
     def permutation(self, n: int) -> torch.Tensor:
         """The order in which they are."""
         return torch.arange(n, device=self.device)
+
+
+def priority(point: Axes, points: Sequence[Axes]) -> int:
+    """How late a time budget is spent on a point; 0 comes first.
+
+    One step for every model (and value of any other axis) before its own, in declared order, and for every sequence
+    length that says more: the middle one, then the longest, then the others from long to short.
+    """
+    steps = 0
+    for axis, value in point.items():
+        values = list(dict.fromkeys(other[axis] for other in points if axis in other))
+        if axis == "seq_len":
+            values.sort(reverse=True)
+            values.insert(0, values.pop(len(values) // 2))
+        steps += values.index(value)
+    return steps
 
 
 def select(sweep: Sequence[Axes], profile: str) -> list[Axes]:

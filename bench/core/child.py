@@ -8,18 +8,28 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
+from time import monotonic
 from typing import Any
+
+import psutil
 
 Serve = Callable[[Any], Iterator[Any]]
 
-STALL_S = 300.0
+STALL_S = 60.0
+TIMEOUT_S = 600.0
+LOOK_EVERY_S = 0.5
+GONE = (psutil.NoSuchProcess, psutil.AccessDenied)  # a process may end while it is looked at
 _STARTING = threading.Lock()  # the environment is the process', and several threads may start children
 
 
 class ChildDied(Exception):  # noqa: N818 - it reads as what happened
-    """The child ended, or was ended because it stalled, before it had answered. The next question goes to a new one."""
+    """The child ended, or was ended because it hung, before it had answered. The next question goes to a new one."""
+
+
+class OutOfTime(ChildDied):
+    """The child was ended because the time it was given was over."""
 
 
 class ChildFailed(Exception):  # noqa: N818 - as above
@@ -38,18 +48,20 @@ class Child:
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
 
-    def ask(self, request: Any, stall_s: float = STALL_S) -> Iterator[Any]:
-        """The child's messages in answer. Raises `ChildDied` if it ends or says nothing for `stall_s` seconds.
+    def ask(
+        self, request: Any, stall_s: float = STALL_S, timeout_s: float = TIMEOUT_S, until: float | None = None
+    ) -> Iterator[Any]:
+        """The child's messages in answer.
 
-        An error inside `serve` is raised here as `ChildFailed`.
+        Raises `ChildDied` if it ends, if it stalls (`stall_s` seconds without a message and without work: neither it
+        nor a process of its own used a processor) or if a message takes longer than `timeout_s`, and `OutOfTime` at
+        `until` on the monotonic clock. An error inside `serve` is raised here as `ChildFailed`.
         """
         pipe = self._started()
-        pipe.send(request)
         try:
+            pipe.send(request)
             while True:
-                if not pipe.poll(stall_s):
-                    self.stop()
-                    raise ChildDied(f"no sign of life for {stall_s:.0f} s")
+                self._wait(pipe, stall_s, timeout_s, until)
                 kind, content = pipe.recv()
                 if kind == "done":
                     return
@@ -60,13 +72,48 @@ class Child:
             raise ChildDied(self._epitaph()) from None
 
     def stop(self) -> None:
-        """End the child, at once."""
+        """End the child and what it started, at once."""
         if self._process is not None:
+            for each in reversed(_family(self._process.pid)):
+                with suppress(*GONE):
+                    each.kill()
             self._process.kill()
             self._process.join()
         if self._pipe is not None:
             self._pipe.close()
         self._process = self._pipe = None
+
+    def _wait(self, pipe: Connection, stall_s: float, timeout_s: float, until: float | None) -> None:
+        """Until there is a message, or the child is ended because none will come."""
+        began = sign = monotonic()
+        work_s = 0.0
+        while not pipe.poll(min(LOOK_EVERY_S, stall_s, timeout_s)):
+            now = monotonic()
+            if (done_s := self._work_s()) > work_s:
+                work_s, sign = done_s, now
+            if until is not None and now > until:
+                self._end(OutOfTime("the time it was given was over"))
+            if now - sign > stall_s:
+                self._end(ChildDied(f"stalled: no message and no work for {stall_s:.0f} s"))
+            if now - began > timeout_s:
+                self._end(ChildDied(f"time-out: at work without a result for {timeout_s:.0f} s"))
+
+    def _end(self, reason: ChildDied) -> None:
+        self.stop()
+        raise reason
+
+    def _work_s(self) -> float:
+        """The processor time that the child and all that it started have used, in tenths of a second.
+
+        A process that waits uses a little too.
+        """
+        assert self._process is not None
+        total = 0.0
+        for each in _family(self._process.pid):
+            with suppress(*GONE):
+                times = each.cpu_times()
+                total += times.user + times.system + times.children_user + times.children_system
+        return round(total, 1)
 
     def _started(self) -> Connection:
         if self._process is None or self._pipe is None or not self._process.is_alive():
@@ -85,9 +132,20 @@ class Child:
         self._process.join(10)
         code = self._process.exitcode
         self.stop()
+        if code == -signal.SIGKILL:
+            return "killed with SIGKILL, as the kernel does when memory runs out"
         if code is not None and code < 0:
             return f"crashed with {signal.Signals(-code).name}"
         return f"ended with exit code {code}"
+
+
+def _family(pid: int | None) -> list[psutil.Process]:
+    """A process and all that it started, as far as they live."""
+    try:
+        parent = psutil.Process(pid)
+        return [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 @contextmanager

@@ -20,3 +20,12 @@ def choose() -> torch.device:
 
     mend()
     return torch.device("cpu")
+
+
+def pinning() -> dict[str, str | None]:
+    """The environment of a process whose threads stay on processors of their own: OpenMP's variables.
+
+    What the user has set stays as it is.
+    """
+    wanted: dict[str, str | None] = {"OMP_PROC_BIND": "close", "OMP_PLACES": "cores"}
+    return {name: value for name, value in wanted.items() if name not in os.environ}

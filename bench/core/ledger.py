@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -13,13 +12,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from bench.core import journal
 from bench.core.case import Case, plain
-from bench.core.child import Child, ChildDied, ChildFailed
+from bench.core.child import Child, ChildDied, ChildFailed, OutOfTime
+from bench.core.clocking import clocked
+from bench.core.clocks import cache_bytes
+from bench.core.device import pinning
+from bench.core.messages import Begun, Message, Options, Out, Proven, Raced, Request, Survey, Surveyed, Timed
 from bench.core.operator import Operator
 from bench.core.record import Record, Run
 from bench.core.registry import NEEDS_GPU
 from bench.core.replay import REPLAY
-from bench.core.worker import Begun, Message, Out, Proven, Raced, Request, Timed, serve
+from bench.core.roofs import Roof, bound_s, implausible
+from bench.core.worker import serve
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -30,29 +35,78 @@ Row = tuple[type[Operator], str, str]
 
 
 class Ledger:
-    """planned: the providers wanted of each case; on_progress: told in words what happens now."""
+    """planned: the providers wanted of each case; priorities: the place of each case in the order in which a time
+    budget spends itself; without_time: absent, failed and invalid rows; facts: what the run has found out about itself;
+    on_progress: told in words what happens now.
 
-    def __init__(self, run: Run, device: torch.device, on_progress: Callable[[str], None] = print) -> None:
+    surveys: whether the roofs of the device are measured before the first case.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        device: torch.device,
+        options: Options | None = None,
+        on_progress: Callable[[str], None] = print,
+        surveys: bool = True,
+    ) -> None:
         self.run = run
         self.device = device
+        self.options = options or Options()
         self.planned: dict[tuple[type[Operator], str], list[str]] = {}
-        self.absent: list[Record] = []
-        self.thunks_s = self.wall_s = 0.0
+        self.priorities: dict[tuple[type[Operator], str], int] = {}
+        self.without_time: list[Record] = []
+        self.facts: dict[str, Any] = {}
+        self._races: list[dict[str, float]] = []
         self._records: dict[Row, Record] = {}
         self._samples: dict[Row, list[float]] = {}
         self._proven: dict[Row, Proven] = {}
-        self._child = Child(serve)
+        self._past: dict[str, dict[str, Any]] = {}
+        self._roofs: list[Roof] | None = None if surveys else []
+        self._cache_bytes = cache_bytes(device)
+        self._child = Child(serve, pinning() if device.type == "cpu" else None)
+        self._journal: journal.Journal | None = None
         self._on_progress = on_progress
         self._started = time.monotonic()
+        self._longest_s: dict[type[Operator], float] = {}
         self._done: set[tuple[type[Operator], str]] = set()
+
+    def begin(self, resumes: bool = False) -> None:
+        """Keep a journal of what is planned, or go on with the newest one. Raises `NotResumable`."""
+        planned = [
+            self.row_id(operator, case, name)
+            for (operator, case_id), names in self.planned.items()
+            for case in [self._case(operator, case_id)]
+            for name in names
+        ]
+        past = None
+        if resumes:
+            past = journal.read(journal.newest(self.run.file.parent))
+            self.run = journal.resume(past, self.run, planned)
+            self._past = {row["record"]["id"]: row for row in past.rows}
+            self.facts |= past.facts
+            self._races = self.facts.pop("races", [])
+            if "roofs" in self.facts:
+                self._roofs = [Roof(**each) for each in self.facts["roofs"]]
+        self._journal = journal.Journal(self.run.file.with_suffix(".jsonl"), self.run, planned, past)
+
+    def finish(self, saved: Path) -> str:
+        """Remove the journal if a file holds everything that was planned; says what is left to do, if anything."""
+        if self._journal is None or not self._journal.path.exists():
+            return ""
+        planned = sum(len(names) for names in self.planned.values())
+        if len(self._records) == planned and saved.exists():
+            self._journal.remove()
+            return ""
+        return f"{len(self._records)} of {planned} rows are done; the same command with --resume does the others"
 
     def replay(self, operator: type[Operator], case: Case, provider: str, benchmark: BenchmarkFixture) -> None:
         """Give pytest-benchmark the samples of a row, or skip or fail with the row's reason."""
         record = self.record(operator, case, provider)
         if record.status == "absent":
             pytest.skip(f"{record.reason}; mend with: {record.remedy}" if record.remedy else record.reason)
-        if record.status == "failed":
-            pytest.fail(record.reason, pytrace=False)
+        if record.status != "measured":
+            pytest.fail(f"{record.status}: {record.reason}", pytrace=False)
         samples = self._samples[operator, case.id, provider]
         REPLAY.load(samples)
         benchmark.group = f"{record.operator} {case.id}"
@@ -62,39 +116,113 @@ class Ledger:
     def record(self, operator: type[Operator], case: Case, provider: str) -> Record:
         """The record of a row; the first row of a case that is asked for has the whole case clocked."""
         row = operator, case.id, provider
-        if row not in self._records:
+        if row not in self._records and not self._remember(row, case):
             wanted = self.planned.get((operator, case.id), [])
-            self._clock(operator, case, wanted if provider in wanted else [*wanted, provider])
+            wanted = wanted if provider in wanted else [*wanted, provider]
+            self._clock(operator, case, [name for name in wanted if not self._remember((operator, case.id, name), case)])
             self._done.add((operator, case.id))
         return self._records[row]
 
     @property
     def overhead(self) -> float | None:
-        """The wall time of all races over the time spent inside the thunks, less one."""
-        return self.wall_s / self.thunks_s - 1 if self.thunks_s else None
+        """What the harness added to the time spent inside the thunks, as a share of that; flushes of caches apart."""
+        total = self._total()
+        return (total["wall_s"] - total["flushes_s"]) / total["thunks_s"] - 1 if self._races else None
+
+    @property
+    def flush_share(self) -> float | None:
+        """What the flushes of caches took, as a share of the time spent inside the thunks."""
+        total = self._total()
+        return total["flushes_s"] / total["thunks_s"] if self._races else None
+
+    def note(self, **facts: Any) -> None:
+        """Keep facts of the run, in the journal too."""
+        self.facts |= facts
+        if self._journal:
+            self._journal.write(kind="facts", **facts)
 
     def close(self) -> None:
         """End the child."""
         self._child.stop()
 
+    @staticmethod
+    def row_id(operator: type[Operator], case: Case, provider: str) -> str:
+        """What identifies a row across runs."""
+        return f"{operator.name()}/{case.mode}/{case.slug}/{provider}"
+
+    def _case(self, operator: type[Operator], case_id: str) -> Case:
+        return next(case for case in operator.sweep_cases(self.run.profile) if case.id == case_id)
+
+    def _total(self) -> dict[str, float]:
+        return {name: sum(race[name] for race in self._races) for name in ("wall_s", "thunks_s", "flushes_s")}
+
+    def _remember(self, row: Row, case: Case) -> bool:
+        """Whether a row was clocked before the run was cut short; if so, it is entered."""
+        past = self._past.pop(self.row_id(row[0], case, row[2]), None)
+        if past is not None:
+            record = self._records[row] = Record(**past["record"])
+            self._samples[row] = past["samples_s"]
+            self._done.add((row[0], case.id))
+            if record.status != "measured":
+                self.without_time.append(record)
+        return row in self._records
+
     def _clock(self, operator: type[Operator], case: Case, wanted: list[str]) -> None:
-        """Clock a case. A provider that breaks the race is out, and the others start again."""
+        """Clock a case, within what is left of the time budget, and put its rows on disk together."""
+        began, races = time.monotonic(), len(self._races)
         providers = [name for name in wanted if not self._needs_gpu(operator, case, name)]
-        with tempfile.NamedTemporaryFile() as flight:
-            while providers:
-                Path(flight.name).write_bytes(b"\xff")
-                begun = Begun("", "start")
-                try:
-                    for message in self._child.ask(self._request(operator, case, providers, flight.name)):
-                        begun = self._take(operator, case, message) or begun
-                    break
-                except (ChildDied, ChildFailed) as end:
-                    turn = Path(flight.name).read_bytes()[0]
-                    culprit = begun.provider or (providers[turn] if turn < len(providers) else "")
-                    for name in [culprit] if culprit else providers:
-                        if (operator, case.id, name) not in self._records:  # its own word comes first
-                            self._take(operator, case, Out(name, "failed", str(end)))
-                providers = [name for name in providers if (operator, case.id, name) not in self._records]
+        try:
+            if providers:
+                self._survey()
+                self._expect_time_for(operator)
+                for message in clocked(self._child, self._request(operator, case, providers), self._deadline):
+                    self._take(operator, case, message)
+        except OutOfTime:
+            self._drop(operator, case, providers)
+        spent_s = time.monotonic() - began
+        self._longest_s[operator] = max(spent_s, self._longest_s.get(operator, 0.0))
+        rows = [
+            {"record": self._records[row].as_dict(), "samples_s": self._samples.get(row, [])}
+            for row in ((operator, case.id, name) for name in wanted)
+        ]
+        if self._journal:
+            self._journal.write(kind="rows", rows=rows, races=self._races[races:])
+
+    @property
+    def _deadline(self) -> float | None:
+        """When the time budget is spent, on the monotonic clock."""
+        budget_s = self.options.time_budget_s
+        return None if budget_s is None else self._started + budget_s
+
+    def _expect_time_for(self, operator: type[Operator]) -> None:
+        """Raise `OutOfTime` if a case would end after the time budget, going by the longest one of its operator."""
+        known = self._longest_s.get(operator, max(self._longest_s.values(), default=0.0))
+        if self._deadline is not None and time.monotonic() + known > self._deadline:
+            raise OutOfTime("it would not end in time")
+
+    def _drop(self, operator: type[Operator], case: Case, providers: Iterable[str]) -> None:
+        """Leave a case to a run with more time, by name."""
+        priority = self.priorities.get((operator, case.id), 0)
+        words = f"left out: the time budget of {self.options.time_budget_s:.0f} s was spent (priority {priority})"
+        for name in providers:
+            if (operator, case.id, name) not in self._records:
+                self._take(operator, case, Out(name, "absent", words, "a larger --time-budget"))
+        dropped = {"operator": operator.name(), "case": case.id, "priority": priority}
+        self.note(dropped=[*self.facts.get("dropped", []), dropped])
+
+    def _survey(self) -> None:
+        """Measure the roofs of the device once, and learn what its clocks depend on."""
+        if self._roofs is not None:
+            return
+        self._on_progress("measuring the device's own roofs")
+        self._roofs = []
+        try:
+            for message in self._child.ask(Survey(str(self.device)), timeout_s=self.options.row_timeout_s):
+                assert isinstance(message, Surveyed)
+                self._roofs = [Roof(**each) for each in message.roofs]
+                self.note(roofs=message.roofs, conditions=message.conditions)
+        except (ChildDied, ChildFailed) as end:
+            self.note(roofs=[], conditions={"roofs": f"not measured: {end}"})
 
     def _needs_gpu(self, operator: type[Operator], case: Case, provider: str) -> bool:
         """Whether a row is absent because it is a kernel of ours and there is no GPU; if so, it is recorded."""
@@ -104,7 +232,7 @@ class Ledger:
         self._take(operator, case, Out(provider, "absent", NEEDS_GPU))
         return True
 
-    def _request(self, operator: type[Operator], case: Case, providers: list[str], flight: str) -> Request:
+    def _request(self, operator: type[Operator], case: Case, providers: list[str]) -> Request:
         return Request(
             module=operator.__module__,
             qualname=operator.__qualname__,
@@ -113,52 +241,73 @@ class Ledger:
             providers=tuple(providers),
             device=str(self.device),
             cap_s=CAP_S[self.run.profile],
-            flight=flight,
+            options=self.options,
         )
 
-    def _take(self, operator: type[Operator], case: Case, message: Message) -> Begun | None:
-        """Enter a message; gives it back if it says what has begun."""
+    def _take(self, operator: type[Operator], case: Case, message: Message) -> None:
+        """Enter a message."""
         match message:
             case Begun(provider, phase):
                 self._on_progress(self._progress(operator, case, f"{phase} {provider}".strip()))
-                return message
-            case Raced(wall_s, thunks_s):
-                self.wall_s += wall_s
-                self.thunks_s += thunks_s
-            case Out(provider, status, reason, remedy):
-                record = self._record(operator, case, provider, status=status, reason=reason, remedy=remedy)
-                self._records[operator, case.id, provider] = record
-                self.absent.append(record)
+            case Raced():
+                self._races.append(asdict(message))
+            case Out(provider, status, reason, remedy, samples_s):
+                known = {"status": status, "reason": reason, "remedy": remedy, "other_samples_s": samples_s}
+                self._without(operator, case, provider, **known)
             case Proven(provider):
                 self._proven[operator, case.id, provider] = message
             case Timed(provider):
                 self._enter(operator, case, message)
-        return None
 
     def _enter(self, operator: type[Operator], case: Case, timed: Timed) -> None:
-        """A measured row: its samples, with the proof and the memory that came before them."""
+        """A timed row with all that is known of it; invalid if it is faster than the device can be."""
         row, result = (operator, case.id, timed.provider), timed.result
-        proven, samples = self._proven[row], dict(result.samples_s)
-        self._samples[row] = samples.pop(result.primary)
-        self._records[row] = self._record(
-            operator,
-            case,
-            timed.provider,
-            status="measured",
-            reason=timed.note,
-            timer=result.primary,
-            other_samples_s=samples,
-            proof=asdict(proven.proof),
-            memory=asdict(proven.memory),
-            setup_s=proven.setup_s,
-            stop={"rounds": len(self._samples[row]), "reason": result.stopped, "half_width": result.half_width},
-        )
+        proven, (low_s, high_s) = self._proven[row], result.interval
+        known = {
+            "dtypes": proven.dtypes,
+            "proof": asdict(proven.proof) | {"seed": proven.seed},
+            "memory": asdict(proven.memory),
+            "setup_s": proven.setup_s,
+            "compiling": proven.compiling,
+            "tuned": proven.tuned,
+            "stop": {
+                "rounds": len(result.samples),
+                "reason": result.stopped,
+                "half_width": result.half_width,
+                "low_s": low_s,
+                "high_s": high_s,
+                "modes": [asdict(mode) for mode in result.modes],
+            },
+            "telemetry": timed.telemetry,
+            "energy": timed.energy,
+            "opinion": timed.opinion,
+            "marks": timed.marks,
+        }
+        if why := self._beyond_roofs(operator, case, proven.dtypes, high_s):
+            known |= {"status": "invalid", "reason": why, "other_samples_s": result.samples_s}
+            self._without(operator, case, timed.provider, **known)
+            return
+        others = {clock: samples for clock, samples in result.samples_s.items() if clock != result.primary}
+        known |= {"status": "measured", "reason": timed.note, "timer": result.primary, "other_samples_s": others}
+        self._samples[row] = result.samples
+        self._records[row] = self._record(operator, case, timed.provider, **known)
+
+    def _without(self, operator: type[Operator], case: Case, provider: str, **known: Any) -> None:
+        """A row without a time."""
+        record = self._records[operator, case.id, provider] = self._record(operator, case, provider, **known)
+        self.without_time.append(record)
+
+    def _beyond_roofs(self, operator: type[Operator], case: Case, dtypes: list[str], high_s: float) -> str:
+        """Why a time is impossible on this device; empty if it is not."""
+        traffic, flops = (ask(case.mode, **case.sizes) for ask in (operator().traffic, operator().flops))
+        bound = bound_s(traffic, flops, set(dtypes), self._cache_bytes, self._roofs or [])
+        return "" if bound is None else implausible(high_s, bound)
 
     def _record(self, operator: type[Operator], case: Case, provider: str, **known: Any) -> Record:
         """A record with everything that follows from the row alone."""
         item = f"bench/{operator.__module__.removeprefix('bench.')}.py::{operator.__qualname__}"
         return Record(
-            id=f"{operator.name()}/{case.mode}/{case.slug}/{provider}",
+            id=self.row_id(operator, case, provider),
             operator=operator.name(),
             mode=case.mode,
             case={axis: plain(value) for axis, value in case.axes.items()},

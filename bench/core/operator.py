@@ -30,6 +30,7 @@ from bench.core.case import (
     fp32,
     fp64,
     grid,
+    priority,
     select,
 )
 from bench.core.hazards import HAZARDS, MISTAKES
@@ -112,7 +113,8 @@ class Operator:
     be proven at, small and odd. sweep: shapes to be clocked at, whose axes `sizes` turns into those of checks. grad:
     adds the mode `bwd`. hostile: the sizes at which hostile inputs and wrong arguments are tried. vast: sizes with more
     than 2^31 elements (tried on a GPU). rows_of: the inputs whose first dimension counts rows that are independent of
-    each other, if the operator has such.
+    each other, if the operator has such. prepared: inputs that providers may convert before they are timed (weights and
+    scales, which stay the same from call to call).
     """
 
     __test__ = False
@@ -125,6 +127,7 @@ class Operator:
     vast: ClassVar[Axes | None] = None
     grad: ClassVar[bool] = False
     rows_of: ClassVar[tuple[str, ...]] = ()
+    prepared: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
         """Let pytest collect every operator, whatever its class is called."""
@@ -148,15 +151,18 @@ class Operator:
         """The operations that the mathematics needs."""
         raise NotImplementedError
 
-    def samples(self, inputs: Inputs) -> list[Sample]:
-        """What is proven of a large case in place of the whole (empty: the whole): first, last and random rows."""
+    def samples(self, inputs: Inputs, seed: int = 0) -> list[Sample]:
+        """What is proven of a large case in place of the whole (empty: the whole): first, last and random rows.
+
+        seed: decides which rows; whoever clocks draws one that no provider can foresee.
+        """
         if not self.rows_of:
             return []
         first = inputs[self.rows_of[0]]
         if len(first) <= SAMPLED_ROWS:
             return []
         quarter = SAMPLED_ROWS // 4
-        scattered = torch.randint(len(first), (SAMPLED_ROWS // 2,), generator=torch.Generator().manual_seed(3))
+        scattered = torch.randint(len(first), (SAMPLED_ROWS // 2,), generator=torch.Generator().manual_seed(seed))
         rows = torch.cat([torch.arange(quarter), scattered, torch.arange(len(first) - quarter, len(first))]).unique()
         rows = rows.to(first.device)
         return [Sample(dict.fromkeys(self.rows_of, rows), rows)]
@@ -208,7 +214,13 @@ class Operator:
     @classmethod
     def sweep_cases(cls, profile: str) -> list[Case]:
         """The cases to be clocked under a profile."""
-        return [Case(axes, cls().sizes(**axes), mode) for axes in select(cls.sweep, profile) for mode in cls.modes()]
+        points = select(cls.sweep, profile)
+        ranks = [priority(axes, points) for axes in points]
+        return [
+            Case(axes, cls().sizes(**axes), mode, rank)
+            for axes, rank in zip(points, ranks, strict=True)
+            for mode in cls.modes()
+        ]
 
     @classmethod
     def counted_cases(cls, every: bool = False) -> list[Case]:
@@ -309,6 +321,11 @@ class Operator:
     def test_floors(self, verification: Verification) -> None:
         """`traffic` and `flops` are what results/counts.json says, at every case of the sweep."""
         verification.floors(type(self))
+
+    @pytest.mark.frontier
+    def test_frontier(self, mode: str, provider: str, ledger: Ledger) -> None:
+        """The longest sequence that fits into memory (`--memory-cap`), by doubling and bisection, in a child."""
+        ledger.seek(type(self), mode, provider)
 
     @pytest.mark.benchmark(timer=REPLAY)
     def test_speed(self, case: Case, provider: str, benchmark: BenchmarkFixture, ledger: Ledger) -> None:

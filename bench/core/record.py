@@ -16,10 +16,12 @@ from typing import Any, Literal
 import psutil
 import torch
 
+from bench.core.messages import Options
+
 SCHEMA = 1
 ROOT = Path(__file__).resolve().parents[2]
 
-Status = Literal["measured", "absent", "failed"]
+Status = Literal["measured", "absent", "failed", "invalid"]
 
 VERSIONED = (
     "torch", "triton", "numpy", "pytest", "pytest-benchmark", "liger-kernel", "flash-attn", "flash-attn-4",
@@ -32,11 +34,14 @@ class Record:
     """What is known of one provider on one case.
 
     id: `operator/mode/case/provider`, stable across runs; axes and sizes as JSON values; traffic_bytes and flops: the
-    least the operation needs; timer: the clock of the samples that pytest-benchmark keeps in `stats.data` (seconds per
-    call); other_samples_s: those of further clocks; proof: error, budget and rows looked at; memory: bytes above the
-    inputs; setup_s: the first call (compiling, tuning); stop: rounds, why the race ended, relative half-width of the
-    median's 95 % interval; dirty: None where git cannot tell. An absent or failed record says why (`reason`) and, if
-    anything would, what would mend it (`remedy`).
+    least the operation needs; dtypes: those of the tensors among the inputs; timer: the clock of the samples that pytest-benchmark keeps in `stats.data` (seconds per
+    call); other_samples_s: those of further clocks; proof: error, budget and rows looked at, by which seed; memory: see
+    `Memory`; setup_s: the first call, of which `compiling` tells what went into compiling and tuning; tuned: the
+    configurations that autotuned kernels ran with; stop: rounds, why the race ended, 95 % interval of the median, its
+    relative half-width, modes; telemetry: what the device said of itself meanwhile; energy: joules per call and their
+    resolution; opinion: what CUPTI says; marks: what a reader must know before he believes the median; dirty: None
+    where git cannot tell. An absent, failed or invalid record says why (`reason`) and, if anything would, what would
+    mend it (`remedy`); an invalid one keeps all its samples in `other_samples_s`.
     """
 
     id: str
@@ -55,12 +60,19 @@ class Record:
     command: str
     reason: str = ""
     remedy: str = ""
+    dtypes: list[str] = field(default_factory=list)
     timer: str = ""
     other_samples_s: dict[str, list[float]] = field(default_factory=dict)
     proof: dict[str, Any] | None = None
-    memory: dict[str, int] | None = None
+    memory: dict[str, Any] | None = None
     setup_s: float | None = None
+    compiling: dict[str, Any] | None = None
+    tuned: list[dict[str, Any]] = field(default_factory=list)
     stop: dict[str, Any] | None = None
+    telemetry: dict[str, Any] | None = None
+    energy: dict[str, Any] | None = None
+    opinion: dict[str, Any] | None = None
+    marks: list[dict[str, str]] = field(default_factory=list)
     schema: int = SCHEMA
 
     def as_dict(self) -> dict[str, Any]:
@@ -79,6 +91,7 @@ class Run:
     command: str
     profile: str
     started: str
+    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def file(self) -> Path:
@@ -88,7 +101,7 @@ class Run:
         return ROOT / "results" / slug / f"{stamp}-{self.commit[:12]}{'-dirty' if self.dirty else ''}.json"
 
 
-def this_run(device: torch.device, profile: str) -> Run:
+def this_run(device: torch.device, profile: str, options: Options | None = None) -> Run:
     """The facts of the run that starts now."""
     commit, dirty = repository_state()
     return Run(
@@ -99,6 +112,7 @@ def this_run(device: torch.device, profile: str) -> Run:
         command=" ".join(["pytest", *sys.argv[1:]]),
         profile=profile,
         started=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        options=asdict(options or Options()),
     )
 
 
