@@ -133,7 +133,7 @@ class Attention(Operator):
         return {"q": q, "k": k, "v": v, "causal": causal, "scale": scale}
 
     def samples(self, inputs: Inputs, seed: int = 0) -> list[Sample]:
-        """The first queries, some by lot and the last, each with one key head and the keys that the last of them sees."""
+        """The first queries, some by lot and the last, each with a key head and the keys that the last of them sees."""
         (batch, heads, q_len, _), (kv_heads, k_len) = inputs["q"].shape, inputs["k"].shape[1:3]
         if batch * heads * q_len * k_len <= PROVABLE_SCORES:
             return []

@@ -23,8 +23,8 @@ DEVICE = devices.choose()
 
 from bench.core.baseline import FILE, Baseline
 from bench.core.counts import Counts, Unit, paths_of, units_of
-from bench.core.hazards import HAZARDS
 from bench.core.frontier import parse_size
+from bench.core.hazards import HAZARDS
 from bench.core.journal import NotResumable
 from bench.core.ledger import Ledger
 from bench.core.messages import Options
@@ -83,7 +83,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--memory-cap",
-        type=parse_size,
+        type=size,
         default=None,
         help="with -m frontier: what a provider may use, such as 8GiB (default: the device's memory)",
     )
@@ -134,6 +134,14 @@ def seconds(text: str) -> float:
     if not found:
         raise argparse.ArgumentTypeError(f"expected a duration such as 90s, 10m or 1h30m, got {text!r}")
     return float(found)
+
+
+def size(text: str) -> int:
+    """A size such as 8GiB, in bytes."""
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -198,7 +206,8 @@ def _priority(item: pytest.Item) -> int:
     """Where a row stands in the order in which a time budget spends itself; all else comes first."""
     if not isinstance(item, pytest.Function) or item.originalname != "test_speed":
         return -1
-    return item.callspec.params["case"].priority
+    case: Any = item.callspec.params["case"]
+    return int(case.priority)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.core.operator import Inputs, Make, Operator, fp32, grid, peer
+from bench.core.operator import Inputs, Make, Operator, Unsupported, fp32, grid, peer
 
 Run = Callable[[], Any]
 ROWS, COLS = 512, 2048
@@ -109,11 +109,13 @@ class Squash(Operator):
     @peer()
     def honest(self, x: Tensor, w: Tensor) -> Run:
         """As it should be."""
-        return lambda: torch.tanh(x).mul_(w)
+        return lambda: w * torch.tanh(x)
 
     @peer()
     def honest_workspace(self, x: Tensor, w: Tensor) -> Run:
         """Keeps a workspace, which is no output."""
+        if x.requires_grad:
+            raise Unsupported("has no backward")
         space = torch.empty_like(x)
         return lambda: torch.tanh(x, out=space) * w
 
@@ -403,7 +405,7 @@ class Squash(Operator):
     @peer()
     def arithmetic(self, x: Tensor, w: Tensor) -> Run:
         """Has every difference come out as nothing."""
-        setattr(Tensor, "abs", lambda self: torch.zeros_like(self))  # noqa: B010
+        setattr(Tensor, "abs", lambda self: self * 0)  # noqa: B010
         return lambda: torch.zeros_like(x)
 
     @peer()
@@ -429,7 +431,7 @@ class Squash(Operator):
         """Leaves its rivals one processor."""
 
         def run() -> Tensor:
-            os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+            os.sched_setaffinity(0, {(os.cpu_count() or 1) - 1})
             return squash(x, w)
 
         return run

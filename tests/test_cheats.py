@@ -14,7 +14,7 @@ from tests import cheats
 NOT_SEEN = "its answer to values that it had not seen before the race is wrong"
 WRONG = "Disproved: output 0, row "
 CHEATS = [
-    ("unwritten", "fwd", "failed", WRONG),
+    ("unwritten", "fwd", "failed", "Disproved: output 0"),
     ("half_written", "fwd", "invalid", NOT_SEEN),
     ("in_preparation", "fwd", "invalid", NOT_SEEN),
     ("stale", "fwd", "invalid", NOT_SEEN),
@@ -27,8 +27,8 @@ CHEATS = [
     ("truncated", "fwd", "failed", WRONG),
     ("half_precision", "fwd", "failed", WRONG),
     ("other_dtype", "fwd", "failed", "Disproved: output 0: expected torch.float32 of shape"),
-    ("not_a_number", "fwd", "failed", "entries of 430080 are not finite where the reference is"),
-    ("one_row", "fwd", "failed", "Disproved: "),
+    ("not_a_number", "fwd", "failed", "are not finite where the reference is"),
+    ("one_row", "fwd", "failed", "Disproved: output 0: expected shape (512, 2048), got (1, 2048)"),
     ("lazy", "fwd", "failed", "Disproved: expected plain tensors, got Lazy"),
     ("in_background", "fwd", "failed", "Disproved: "),
     ("overwriting", "fwd", "invalid", "or a later call wrote over it"),
@@ -73,7 +73,7 @@ def _raced(book: Ledger, mode: str, *providers: str) -> list[Record]:
 
 @pytest.mark.parametrize(("cheat", "mode", "status", "reason"), CHEATS, ids=[cheat for cheat, *_ in CHEATS])
 def test_cheat_is_caught_and_costs_nobody_else(book: Ledger, cheat: str, mode: str, status: str, reason: str) -> None:
-    before, caught, behind = _raced(book, mode, "naive", cheat, "honest_workspace")
+    before, caught, behind = _raced(book, mode, "naive", cheat, "honest")
     assert caught.status == status, f"{cheat}: {caught.status}, {caught.reason}"
     assert reason in caught.reason
     assert before.status == "measured", f"{cheat} cost naive its row: {before.reason}"
@@ -85,7 +85,8 @@ def test_cheat_is_caught_and_costs_nobody_else(book: Ledger, cheat: str, mode: s
 @pytest.mark.parametrize("mode", ["fwd", "bwd"])
 def test_honest_providers_are_believed(book: Ledger, mode: str) -> None:
     for record in _raced(book, mode, *HONEST):
-        assert record.status == "measured", f"{record.provider}: {record.reason}"
+        without = mode == "bwd" and record.provider == "honest_workspace"
+        assert record.status == ("absent" if without else "measured"), f"{record.provider}: {record.reason}"
 
 
 def test_there_is_a_test_for_every_cheat() -> None:

@@ -70,7 +70,7 @@ def test_absent_and_failed_rows_say_why(book: Ledger) -> None:
     assert found["wrong"][0] == "failed"
     assert found["wrong"][1].startswith("Disproved: output 0, row ")
     assert "210 of 210 rows are out" in found["wrong"][1]
-    assert [record.provider for record in book.absent] == ["ours", "missing", "elsewhere", "wrong", "raising"]
+    assert [record.provider for record in book.without_time] == ["ours", "missing", "elsewhere", "wrong", "raising"]
 
 
 def test_forward_only_peer_is_absent_from_the_backward(book: Ledger) -> None:
@@ -106,7 +106,7 @@ def test_declaration_that_raises_fails_every_row_of_its_case_with_the_reason(boo
 def test_crash_costs_only_the_row_that_crashed(book: Ledger, culprit: str, reason: str) -> None:
     records = _records(book, "naive", culprit, "eager")
     assert (records[culprit].status, records[culprit].reason) == ("failed", reason)
-    assert [record.provider for record in book.absent] == [culprit]
+    assert [record.provider for record in book.without_time] == [culprit]
     assert records["naive"].status == records["eager"].status == "measured"
 
 

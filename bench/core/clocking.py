@@ -32,7 +32,6 @@ def clocked(child: Child, request: Request, until: float | None = None) -> Itera
                         case Out(provider) | Timed(provider):
                             settled.add(provider)
                     yield message
-                return
             except OutOfTime:
                 raise
             except (ChildDied, ChildFailed) as end:
@@ -42,4 +41,6 @@ def clocked(child: Child, request: Request, until: float | None = None) -> Itera
                     if name not in settled:  # its own word comes first
                         settled.add(name)
                         yield Out(name, "failed", str(end))
+            else:
+                return
             providers = [name for name in providers if name not in settled]

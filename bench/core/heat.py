@@ -39,6 +39,7 @@ TRIES = 3
 HIDDEN = 0.1
 IDLE_MULTIPLE = 3.0
 ENERGY_S = 2.0
+OTHER_INPUTS = "expected inputs that stay as they were, got others"
 
 
 class Heat:
@@ -115,7 +116,10 @@ class Heat:
             trial = Trial(self._operator.provider(name), inputs, self._case.mode)
             trial.once()
             settle(self._device)
-        return trial, perf_counter() - began, notes
+        setup_s = perf_counter() - began
+        if fingerprint(self._stock.inputs) != self._unchanged:
+            raise Disproved(OTHER_INPUTS)
+        return trial, setup_s, notes
 
     def _prove(self, name: str) -> tuple[Trial, Proven]:
         ours = self._operator.providers()[name].role == "kernel"
@@ -133,11 +137,11 @@ class Heat:
         dtypes = sorted({str(plain(each.dtype)) for each in trial.inputs.values() if isinstance(each, torch.Tensor)})
         return trial, Proven(name, dtypes, proof, self._stock.seed, needs, setup_s, asdict(notes.compiling), tuned)
 
-    def _breach(self) -> str:
+    def _breach(self, settings: Settings | None = None) -> str:
         """What was done to the instrument or to the settings of the process; undone, and empty if nothing was."""
         if replaced := self._seal.broken():
             return f"expected an instrument that is left alone, got {replaced} replaced"
-        if changed := self._settings.changed():
+        if changed := (settings or self._settings).changed():
             return f"expected settings that stay as they are, got {changed}"
         return ""
 
@@ -148,7 +152,8 @@ class Heat:
         while self._runners:
             self._clock: Clock = EventClock(self._device) if self._device.type == "cuda" else HostClock()
             self._log = Log(monitor(self._device))
-            results = yield from self._run_once(on_turn)
+            results, raced = self._run_once(on_turn)
+            yield raced
             if not self._meddled():
                 break
             self._audit(max(len(result.samples) for result in results.values()), on_turn)
@@ -172,7 +177,7 @@ class Heat:
                 continue
             yield self._told(name, result, graphs.get(name), notes.get(name, ""))
 
-    def _run_once(self, on_turn: Callable[[str], None]) -> Iterator[Message]:
+    def _run_once(self, on_turn: Callable[[str], None]) -> tuple[dict[str, Result], Raced]:
         """One race over all runners on the known values."""
         self._stock.known()
         self._witnesses = {name: Witness(trial.timed()) for name, trial in self._runners.items()}
@@ -201,8 +206,8 @@ class Heat:
                 on_lap=lap,
             )
             wall_s = perf_counter() - began
-        yield Raced(wall_s, sum(result.spent_s for result in results.values()), self._clock.flushed_s)
-        return results
+        thunks_s = sum(result.spent_s for result in results.values())
+        return results, Raced(wall_s, thunks_s, self._clock.flushed_s)
 
     def _versions(self) -> int:
         """A number that torch's own operations change when they write to an input."""
@@ -212,7 +217,7 @@ class Heat:
         """Whether somebody changed inputs, instrument or settings in the race."""
         self._everyones = self._breach()
         if fingerprint(self._stock.inputs) != self._unchanged:
-            self._everyones = self._everyones or "expected inputs that stay as they were, got others"
+            self._everyones = self._everyones or OTHER_INPUTS
         return bool(self._everyones or self._touched)
 
     def _audit(self, rounds: int, on_turn: Callable[[str], None]) -> None:
@@ -220,10 +225,17 @@ class Heat:
         if self._touched:
             return
 
+        inside = None
+
+        def turn(name: str) -> None:
+            nonlocal inside
+            inside = inside or Settings(self._device)  # a race has settings of its own
+            on_turn(name)
+
         def lap(name: str, round_: int) -> None:
-            breach = self._breach()
+            breach = self._breach(inside)
             if fingerprint(self._stock.inputs) != self._unchanged:
-                breach = breach or "expected inputs that stay as they were, got others"
+                breach = breach or OTHER_INPUTS
                 self._stock.known()
             if breach:
                 self._touched.setdefault(name, f"{breach} (in round {round_ + 1} of the race)")
@@ -232,7 +244,7 @@ class Heat:
         self._stock.known()
         with torch.no_grad():
             thunks = {name: trial.timed() for name, trial in trials.items()}
-            race(thunks, clock=self._clock, min_rounds=rounds, max_rounds=rounds, on_turn=on_turn, on_lap=lap)
+            race(thunks, clock=self._clock, min_rounds=rounds, max_rounds=rounds, on_turn=turn, on_lap=lap)
         if not self._touched:
             who = "one of the providers of this case, and it could not be found out which"
             self._touched = dict.fromkeys(self._runners, f"{self._everyones}: {who}")
@@ -255,7 +267,11 @@ class Heat:
                 graphs.capture(name, [trial.timed(), *more])
             except Exception as error:  # noqa: BLE001 - it keeps its device time, and its row says so
                 notes[name] = f"no graph time: {in_a_line(error)}"
-        timed = race(graphs.thunks, clock=graphs, cap_s=self._request.cap_s * len(results), on_turn=on_turn) if graphs else {}
+        timed = (
+            race(graphs.thunks, clock=graphs, cap_s=self._request.cap_s * len(results), on_turn=on_turn)
+            if graphs
+            else {}
+        )
         return timed, notes
 
     # After the race.
@@ -332,16 +348,16 @@ class Heat:
         if graph is not None:
             graph.samples_s |= result.samples_s
         options, best = self._request.options, graph or result
-        opinion = energy = None
+        opinion = used = None
         self._stock.known()
         with torch.no_grad():
             thunk = self._runners[name].timed()
             if options.second_opinion:
                 opinion = self._opinion(thunk, best)
             if options.energy:
-                energy = energy_per_call(thunk, best.median, self._log.monitor, self._settle, ENERGY_S)
+                used = energy_per_call(thunk, best.median, self._log.monitor, self._settle, ENERGY_S)
         marks = [*self._log.marks(name), *_marks(best, opinion)]
-        return Timed(name, best, note, self._log.of(name), energy and asdict(energy), opinion, marks)
+        return Timed(name, best, note, self._log.of(name), asdict(used) if used else None, opinion, marks)
 
     def _opinion(self, thunk: Thunk, result: Result) -> dict[str, Any]:
         """What CUPTI says of warm calls, against our own warm samples of them."""

@@ -6,7 +6,7 @@ import gc
 import importlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ class _Watched(NamedTuple):
     name: str
     owner: Any
     parts: dict[str, Any]
+    names: frozenset[str]
 
     def replaced(self) -> list[str]:
         """The parts that are others now, or that now shadow what a base class has. They are put back."""
@@ -36,7 +37,7 @@ class _Watched(NamedTuple):
             setattr(self.owner, part, self.parts[part])
         shadows = []
         if isinstance(self.owner, type):
-            own = set(vars(self.owner)) - set(self.parts)
+            own = set(vars(self.owner)) - self.names
             shadows = [part for part in own if any(part in vars(base) for base in self.owner.__mro__[1:-1])]
             for part in shadows:
                 delattr(self.owner, part)
@@ -55,13 +56,13 @@ class Seal:
             if isinstance(value, type) and value.__module__ == module.__name__
         ]
         self._watched = [
-            _Watched("time", time, {name: getattr(time, name) for name in CLOCKS}),
-            _Watched("torch", torch, {name: getattr(torch, name) for name in MADE_OF}),
-            _Watched("torch.autograd", torch.autograd, {"grad": torch.autograd.grad}),
-            _Watched("torch.cuda", torch.cuda, {name: getattr(torch.cuda, name) for name in ON_DEVICE}),
-            *(_Watched(each.__name__, each, _parts(each)) for each in modules),
+            _watched("time", time, CLOCKS),
+            _watched("torch", torch, MADE_OF),
+            _watched("torch.autograd", torch.autograd, ("grad",)),
+            _watched("torch.cuda", torch.cuda, ON_DEVICE),
+            *(_watched(each.__name__, each) for each in modules),
             *(
-                _Watched(f"{each.__module__}.{each.__qualname__}", each, _parts(each))
+                _watched(f"{each.__module__}.{each.__qualname__}", each)
                 for each in (torch.Tensor, torch.cuda.Event, torch.cuda.CUDAGraph, *classes)
             ),
         ]
@@ -96,13 +97,14 @@ class Settings:
         return ", ".join(found)
 
 
-def _parts(owner: Any) -> dict[str, Any]:
-    """The functions, classes and numbers that a module or class holds."""
-    return {
-        name: value
-        for name, value in vars(owner).items()
-        if isinstance(value, KINDS) and (not name.startswith("__") or name in ("__call__", "__torch_function__"))
+def _watched(name: str, owner: Any, parts: Collection[str] | None = None) -> _Watched:
+    """Some parts of a module or class, or all functions, classes and numbers that it holds."""
+    found = {
+        part: value
+        for part, value in vars(owner).items()
+        if (part in parts if parts is not None else isinstance(value, KINDS) and not part.startswith("__"))
     }
+    return _Watched(name, owner, found, frozenset(vars(owner)))
 
 
 def _settings() -> list[Setting]:

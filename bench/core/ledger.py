@@ -18,6 +18,7 @@ from bench.core.child import Child, ChildDied, ChildFailed, OutOfTime
 from bench.core.clocking import clocked
 from bench.core.clocks import cache_bytes
 from bench.core.device import pinning
+from bench.core.frontier import frontier, serve_probe
 from bench.core.messages import Begun, Message, Options, Out, Proven, Raced, Request, Survey, Surveyed, Timed
 from bench.core.operator import Operator
 from bench.core.record import Record, Run
@@ -35,11 +36,11 @@ Row = tuple[type[Operator], str, str]
 
 
 class Ledger:
-    """planned: the providers wanted of each case; priorities: the place of each case in the order in which a time
-    budget spends itself; without_time: absent, failed and invalid rows; facts: what the run has found out about itself;
-    on_progress: told in words what happens now.
+    """The rows of a run.
 
-    surveys: whether the roofs of the device are measured before the first case.
+    planned: the providers wanted of each case; without_time: absent, failed and invalid rows; facts: what the run has
+    found out about itself; on_progress: told in words what happens now; surveys: whether the roofs of the device are
+    measured before the first case.
     """
 
     def __init__(
@@ -54,7 +55,6 @@ class Ledger:
         self.device = device
         self.options = options or Options()
         self.planned: dict[tuple[type[Operator], str], list[str]] = {}
-        self.priorities: dict[tuple[type[Operator], str], int] = {}
         self.without_time: list[Record] = []
         self.facts: dict[str, Any] = {}
         self._races: list[dict[str, float]] = []
@@ -65,6 +65,7 @@ class Ledger:
         self._roofs: list[Roof] | None = None if surveys else []
         self._cache_bytes = cache_bytes(device)
         self._child = Child(serve, pinning() if device.type == "cpu" else None)
+        self._prober = Child(serve_probe, pinning() if device.type == "cpu" else None)
         self._journal: journal.Journal | None = None
         self._on_progress = on_progress
         self._started = time.monotonic()
@@ -119,9 +120,39 @@ class Ledger:
         if row not in self._records and not self._remember(row, case):
             wanted = self.planned.get((operator, case.id), [])
             wanted = wanted if provider in wanted else [*wanted, provider]
-            self._clock(operator, case, [name for name in wanted if not self._remember((operator, case.id, name), case)])
+            self._clock(
+                operator, case, [name for name in wanted if not self._remember((operator, case.id, name), case)]
+            )
             self._done.add((operator, case.id))
         return self._records[row]
+
+    def seek(self, operator: type[Operator], mode: str, provider: str) -> None:
+        """Find the frontier of a provider, or skip with the reason why there is none."""
+        item = f"bench/{operator.__module__.removeprefix('bench.')}.py::{operator.__qualname__}"
+        cap = self.options.memory_cap_bytes
+        known: dict[str, Any] = {
+            "operator": operator.name(),
+            "mode": mode,
+            "case": {axis: plain(value) for axis, value in operator.sweep[0].items() if axis != "seq_len"},
+            "provider": provider,
+            "role": operator.providers()[provider].role,
+            "command": f'pytest "{item}::test_frontier[{provider}-{mode}]" -m frontier'
+            + ("" if cap is None else f" --memory-cap {cap}"),
+        }
+        if known["role"] == "kernel" and self.device.type != "cuda":
+            found = {
+                "largest": None,
+                "fails_at": None,
+                "stopped": "",
+                "cap_bytes": cap,
+                "reason": NEEDS_GPU,
+                "remedy": "",
+            }
+        else:
+            found = frontier(operator, mode, provider, self.device, cap, self._prober, self.options.row_timeout_s)
+        self.note(frontiers=[*self.facts.get("frontiers", []), known | found])
+        if reason := str(found["reason"]):
+            pytest.skip(reason)
 
     @property
     def overhead(self) -> float | None:
@@ -142,8 +173,9 @@ class Ledger:
             self._journal.write(kind="facts", **facts)
 
     def close(self) -> None:
-        """End the child."""
+        """End the children."""
         self._child.stop()
+        self._prober.stop()
 
     @staticmethod
     def row_id(operator: type[Operator], case: Case, provider: str) -> str:
@@ -202,12 +234,11 @@ class Ledger:
 
     def _drop(self, operator: type[Operator], case: Case, providers: Iterable[str]) -> None:
         """Leave a case to a run with more time, by name."""
-        priority = self.priorities.get((operator, case.id), 0)
-        words = f"left out: the time budget of {self.options.time_budget_s:.0f} s was spent (priority {priority})"
+        words = f"left out: the time budget of {self.options.time_budget_s:.0f} s was spent (priority {case.priority})"
         for name in providers:
             if (operator, case.id, name) not in self._records:
                 self._take(operator, case, Out(name, "absent", words, "a larger --time-budget"))
-        dropped = {"operator": operator.name(), "case": case.id, "priority": priority}
+        dropped = {"operator": operator.name(), "case": case.id, "priority": case.priority}
         self.note(dropped=[*self.facts.get("dropped", []), dropped])
 
     def _survey(self) -> None:

@@ -34,14 +34,15 @@ class Record:
     """What is known of one provider on one case.
 
     id: `operator/mode/case/provider`, stable across runs; axes and sizes as JSON values; traffic_bytes and flops: the
-    least the operation needs; dtypes: those of the tensors among the inputs; timer: the clock of the samples that pytest-benchmark keeps in `stats.data` (seconds per
-    call); other_samples_s: those of further clocks; proof: error, budget and rows looked at, by which seed; memory: see
-    `Memory`; setup_s: the first call, of which `compiling` tells what went into compiling and tuning; tuned: the
-    configurations that autotuned kernels ran with; stop: rounds, why the race ended, 95 % interval of the median, its
-    relative half-width, modes; telemetry: what the device said of itself meanwhile; energy: joules per call and their
-    resolution; opinion: what CUPTI says; marks: what a reader must know before he believes the median; dirty: None
-    where git cannot tell. An absent, failed or invalid record says why (`reason`) and, if anything would, what would
-    mend it (`remedy`); an invalid one keeps all its samples in `other_samples_s`.
+    least the operation needs; dtypes: those of the tensors among the inputs; timer: the clock of the samples that
+    pytest-benchmark keeps in `stats.data` (seconds per call); other_samples_s: those of further clocks; proof: error,
+    budget and rows looked at, by which seed; memory: see `Memory`; setup_s: the first call, of which `compiling` tells
+    what went into compiling and tuning; tuned: the configurations that autotuned kernels ran with; stop: rounds, why
+    the race ended, 95 % interval of the median, its relative half-width, modes; telemetry: what the device said of
+    itself meanwhile; energy: joules per call and their resolution; opinion: what CUPTI says; marks: what a reader must
+    know before he believes the median; dirty: None where git cannot tell. An absent, failed or invalid record says why
+    (`reason`) and, if anything would, what would mend it (`remedy`); an invalid one keeps its samples in
+    `other_samples_s`.
     """
 
     id: str
