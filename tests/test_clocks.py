@@ -64,6 +64,10 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Device:
     monkeypatch.setattr(torch.cuda, "Event", simulated.event)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", simulated.graph)
     monkeypatch.setattr(torch.cuda, "graph", simulated.capturing)
+    monkeypatch.setattr(torch.cuda, "synchronize", simulated.synchronize)
+    monkeypatch.setattr(clocks, "perf_counter_ns", lambda: round(simulated.host_s * 1e9))
+    monkeypatch.setattr(clocks, "persisting_l2", lambda: (lambda: simulated.log.append("reset"), "simulated"))
+    monkeypatch.setattr(clocks, "cache_bytes", lambda _: 50 << 20)
     monkeypatch.setattr(torch, "empty", lambda n, **_: SimpleNamespace(n=n, zero_=flush))
     return simulated
 

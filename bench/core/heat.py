@@ -224,12 +224,11 @@ class Heat:
         """Find out who did it: everyone starts anew, in as many rounds, and is looked at after every turn."""
         if self._touched:
             return
-
-        inside = None
+        inside = self._settings
 
         def turn(name: str) -> None:
             nonlocal inside
-            inside = inside or Settings(self._device)  # a race has settings of its own
+            inside = Settings(self._device)  # a race has settings of its own
             on_turn(name)
 
         def lap(name: str, round_: int) -> None:
@@ -267,12 +266,9 @@ class Heat:
                 graphs.capture(name, [trial.timed(), *more])
             except Exception as error:  # noqa: BLE001 - it keeps its device time, and its row says so
                 notes[name] = f"no graph time: {in_a_line(error)}"
-        timed = (
-            race(graphs.thunks, clock=graphs, cap_s=self._request.cap_s * len(results), on_turn=on_turn)
-            if graphs
-            else {}
-        )
-        return timed, notes
+        if not graphs:
+            return {}, notes
+        return race(graphs.thunks, clock=graphs, cap_s=self._request.cap_s * len(results), on_turn=on_turn), notes
 
     # After the race.
 

@@ -18,7 +18,7 @@ from bench.core.child import Child, ChildDied, ChildFailed, OutOfTime
 from bench.core.clocking import clocked
 from bench.core.clocks import cache_bytes
 from bench.core.device import pinning
-from bench.core.frontier import frontier, serve_probe
+from bench.core.frontier import frontier, nowhere, serve_probe
 from bench.core.messages import Begun, Message, Options, Out, Proven, Raced, Request, Survey, Surveyed, Timed
 from bench.core.operator import Operator
 from bench.core.record import Record, Run
@@ -120,9 +120,8 @@ class Ledger:
         if row not in self._records and not self._remember(row, case):
             wanted = self.planned.get((operator, case.id), [])
             wanted = wanted if provider in wanted else [*wanted, provider]
-            self._clock(
-                operator, case, [name for name in wanted if not self._remember((operator, case.id, name), case)]
-            )
+            left = [name for name in wanted if not self._remember((operator, case.id, name), case)]
+            self._clock(operator, case, left)
             self._done.add((operator, case.id))
         return self._records[row]
 
@@ -140,14 +139,7 @@ class Ledger:
             + ("" if cap is None else f" --memory-cap {cap}"),
         }
         if known["role"] == "kernel" and self.device.type != "cuda":
-            found = {
-                "largest": None,
-                "fails_at": None,
-                "stopped": "",
-                "cap_bytes": cap,
-                "reason": NEEDS_GPU,
-                "remedy": "",
-            }
+            found = nowhere(cap, NEEDS_GPU)
         else:
             found = frontier(operator, mode, provider, self.device, cap, self._prober, self.options.row_timeout_s)
         self.note(frontiers=[*self.facts.get("frontiers", []), known | found])

@@ -29,7 +29,9 @@ class Stock:
         drawn = operator.inputs(Make(device, self.seed), **case.sizes)
         self._changing = [name for name, value in self.inputs.items() if _changes(name, value, operator.prepared)]
         away = _shelf(self.inputs, device)
-        self._known = {name: self.inputs[name].to(away, copy=True) for name in self._changing}
+        self._known = {
+            name: value.to(away, copy=True) for name, value in self.inputs.items() if isinstance(value, Tensor)
+        }
         self._fresh = {name: drawn[name].to(away) for name in self._changing}
         self._generator = torch.Generator().manual_seed(self.seed)
 

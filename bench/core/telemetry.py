@@ -13,15 +13,7 @@ from typing import Any, Protocol
 import psutil
 import torch
 
-FIELDS = (
-    "sm_clock_hz",
-    "memory_clock_hz",
-    "temperature_c",
-    "power_w",
-    "throttled",
-    "foreign_processes",
-    "foreign_bytes",
-)
+FIELDS = ("sm_clock_hz", "memory_clock_hz", "temperature_c", "power_w", "throttled", "foreign_processes")
 # NVML's reasons that slow a clock below what was asked for (nvml.h, nvmlClocksEventReason*). An idle GPU (0x1) and
 # clocks that somebody has set (0x2, 0x100) do not: those are what the row is to be measured under.
 SLOWED = {
@@ -210,7 +202,7 @@ class CpuMonitor(_Asking):
         passed_s, others_s = total_s - self._before[0], busy_s - self._before[1] - (own_s - self._before[2])
         load = None
         if passed_s > 0:
-            load, self._before = min(1.0, max(0.0, others_s / passed_s)), (total_s, busy_s, own_s)
+            load, self._before = round(min(1.0, max(0.0, others_s / passed_s)), 4), (total_s, busy_s, own_s)
         return Reading(
             sm_clock_hz=self._ask("sm_clock_hz", lambda: psutil.cpu_freq().current * 1e6),
             temperature_c=self._ask("temperature_c", _hottest),

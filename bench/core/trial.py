@@ -72,7 +72,7 @@ class Trial:
         sample = yardstick.sample
         at = ... if sample is None else sample.outputs
         if self.mode == "fwd":
-            return self._thunk, lambda result: [out.detach()[at] for out in plain_outputs_of(result)]
+            return self._thunk, lambda result: [_part(out, at) for out in plain_outputs_of(result)]
         outputs = self.forward() if outputs is None else outputs
         if sample is None:
             seeds = list(yardstick.cotangents)
@@ -80,7 +80,7 @@ class Trial:
             seeds = [torch.zeros_like(out) for out in outputs]
             for zeros, seed in zip(seeds, yardstick.cotangents, strict=True):
                 zeros[at] = seed
-        answers = [out.detach()[at] for out in outputs]
+        answers = [_part(out, at) for out in outputs]
 
         def answer(result: Any) -> list[Tensor]:
             pairs = zip(floating(self.inputs), self.leaves, result, strict=True)
@@ -137,6 +137,14 @@ def plain_outputs_of(result: Any) -> list[Tensor]:
         if type(out) is not Tensor:
             raise Disproved(f"expected plain tensors, got {type(out).__name__}")
     return outputs
+
+
+def _part(out: Tensor, at: Any) -> Tensor:
+    """A part of an output, outside of any graph."""
+    try:
+        return out.detach()[at]
+    except IndexError:
+        raise Disproved(f"expected an output with the rows that are looked at, got shape {tuple(out.shape)}") from None
 
 
 def fingerprint(inputs: Inputs) -> list[int]:
