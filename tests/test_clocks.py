@@ -2,45 +2,58 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from bench.core import clocks
-from bench.core.clocks import EventClock, GraphClock
+from bench.core.clocks import EventClock, GraphClock, HostClock, cache_bytes, persisting_l2
 from bench.core.race import race
+
+L2 = 50 << 20
+IDLE_S = 5e-6
 
 
 class Device:
     """A device with a clock of its own: work takes simulated seconds, also when a graph of it is replayed."""
 
     def __init__(self) -> None:
-        self.now_s = 0.0
+        self.now_s = self.side_s = self.host_s = 0.0
         self.log: list[str] = []
         self._captured: list[Callable[[], None]] | None = None
 
-    def work(self, name: str, seconds: float) -> Callable[[], None]:
-        """A thunk that keeps the device busy."""
+    def work(self, name: str, seconds: float | Callable[[], float], aside_s: float = 0.0) -> Callable[[], None]:
+        """A thunk that keeps the device busy, and a side stream longer than that by `aside_s`."""
 
         def run() -> None:
             if self._captured is not None:
                 self._captured.append(run)
                 return
             self.log.append(name)
-            self.now_s += seconds
+            self.host_s += 1e-6
+            self.now_s += seconds() if callable(seconds) else seconds
+            self.side_s = max(self.side_s, self.now_s + aside_s)
 
         return run
 
     def event(self, **_: Any) -> Any:
         """A CUDA event, as far as the stopwatches use it."""
-        event = SimpleNamespace(at_s=0.0, synchronize=lambda: None)
+        event = SimpleNamespace(at_s=0.0)
         event.record = lambda: setattr(event, "at_s", self.now_s)
+        event.synchronize = lambda: setattr(self, "host_s", max(self.host_s, event.at_s))
         event.elapsed_time = lambda end: (end.at_s - event.at_s) * 1e3
         return event
+
+    def synchronize(self, _: Any = None) -> None:
+        """Wait for every stream."""
+        self.host_s = max(self.host_s, self.now_s, self.side_s) + IDLE_S
 
     def graph(self) -> Any:
         """A CUDA graph that replays what was captured."""
@@ -60,15 +73,14 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Device:
     """A simulated device in place of torch.cuda, whose L2 flush takes a second."""
     simulated = Device()
     flush = simulated.work("flush", 1.0)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(L2_cache_size=50 << 20))
     monkeypatch.setattr(torch.cuda, "Event", simulated.event)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", simulated.graph)
     monkeypatch.setattr(torch.cuda, "graph", simulated.capturing)
     monkeypatch.setattr(torch.cuda, "synchronize", simulated.synchronize)
+    monkeypatch.setattr(torch, "empty", lambda n, **_: SimpleNamespace(n=n, zero_=flush))
     monkeypatch.setattr(clocks, "perf_counter_ns", lambda: round(simulated.host_s * 1e9))
     monkeypatch.setattr(clocks, "persisting_l2", lambda: (lambda: simulated.log.append("reset"), "simulated"))
-    monkeypatch.setattr(clocks, "cache_bytes", lambda _: 50 << 20)
-    monkeypatch.setattr(torch, "empty", lambda n, **_: SimpleNamespace(n=n, zero_=flush))
+    monkeypatch.setattr(clocks, "cache_bytes", lambda _: L2)
     return simulated
 
 
@@ -76,18 +88,50 @@ def test_events_count_the_call_and_not_the_flush_before_it(device: Device) -> No
     clock = EventClock(torch.device("cpu"))
     results = race({"a": device.work("a", 3e-3), "b": device.work("b", 1e-3)}, clock=clock, min_rounds=6, max_rounds=6)
     assert results["a"].samples_s["device"] == pytest.approx([3e-3] * 6)
+    assert results["a"].samples_s["device_warm"] == pytest.approx([3e-3] * 6)
     assert results["b"].median == pytest.approx(1e-3)
     assert results["a"].primary == "device"
-    assert all(0 <= seconds < 0.1 for seconds in results["a"].samples_s["host"]), (
-        "expected the launch on the host's clock"
-    )
+    assert results["a"].samples_s["host"] == pytest.approx([1e-6] * 6), "expected the launch on the host's clock"
+    assert clock.flushed_s == pytest.approx(12.0)
     timed = "".join(name[0] for name in device.log).removeprefix("aaabbb")
-    assert timed == ("fafb" + "fbfa") * 3, "expected a flush before every call, and rounds that turn around"
+    assert timed == ("rfaarfbb" + "rfbbrfaa") * 3, "expected reset and flush before every cold call, a warm one behind"
+
+
+def test_a_warm_call_that_finds_its_inputs_in_the_cache_is_told_apart(device: Device) -> None:
+    def seconds() -> float:
+        return 3e-5 if device.log[-2:] == ["flush", "a"] else 1e-5
+
+    result = race({"a": device.work("a", seconds)}, clock=EventClock(torch.device("cpu")))["a"]
+    cold, warm = (statistics.median(result.samples_s[name]) for name in ("device", "device_warm"))
+    assert cold / warm == pytest.approx(3.0, rel=0.005)
+
+
+def test_work_aside_shows_as_lag(device: Device) -> None:
+    clock = EventClock(torch.device("cpu"))
+    assert clock.idle_lag_s == pytest.approx(IDLE_S, rel=0.01)
+    thunks = {"honest": device.work("a", 1e-3), "hiding": device.work("b", 1e-5, aside_s=1e-3)}
+    results = race(thunks, clock=clock, min_rounds=6, max_rounds=6)
+    assert statistics.median(results["honest"].samples_s["lag"]) == pytest.approx(IDLE_S, rel=0.01)
+    assert statistics.median(results["hiding"].samples_s["lag"]) == pytest.approx(1e-3 + IDLE_S, rel=0.01)
+
+
+def test_a_noisy_drifting_device_is_recovered(device: Device) -> None:
+    """1 ms and 1.1 ms with 3 % of noise, on a device that gets a fifth slower while it warms up."""
+    generator = np.random.default_rng(7)
+
+    def taking(seconds: float) -> Callable[[], float]:
+        return lambda: seconds * (1 + 0.03 * generator.normal()) * (1 + 0.2 * min(1.0, device.now_s / 200))
+
+    thunks = {"a": device.work("a", taking(1e-3)), "b": device.work("b", taking(1.1e-3))}
+    results = race(thunks, clock=EventClock(torch.device("cpu")), precision=1e-9, min_rounds=500, max_rounds=500)
+    assert results["b"].median / results["a"].median == pytest.approx(1.1, rel=0.005)
 
 
 def test_flush_is_larger_than_the_cache(device: Device) -> None:
-    flushed: Any = EventClock(torch.device("cpu"))._flush
-    assert flushed.n * 4 >= 2 * (50 << 20)
+    clock = EventClock(torch.device("cpu"))
+    flushed: Any = clock._flush
+    assert flushed.n * 4 >= 2 * L2
+    assert clock.conditions() == {"flush_bytes": 2 * L2, "persisting_l2": "simulated"}
     assert not device.log
 
 
@@ -99,12 +143,14 @@ def test_graphs_rotate_through_every_set_of_inputs(device: Device) -> None:
     assert clock
     device.log.clear()
     results = race(clock.thunks, clock=clock, min_rounds=6, max_rounds=6)
-    assert results["a"].samples_s == {"graph": pytest.approx([2e-6] * 6)}
+    assert results["a"].samples_s["graph"] == pytest.approx([2e-6] * 6)
     assert results["b"].median == pytest.approx(8e-6)
-    assert results["a"].calls == clocks.GRAPH_CALLS
-    counts = [device.log.count(f"a{i}") for i in range(5)]
+    assert results["a"].calls == {"graph": clocks.GRAPH_CALLS, "graph_warm": clocks.GRAPH_CALLS}
+    warm = device.log.count("a0") - device.log.count("a1")
+    counts = [device.log.count("a0") - warm, *(device.log.count(f"a{i}") for i in range(1, 5))]
     assert min(counts) > 0
     assert max(counts) <= min(counts) * 7 / 6, "expected all sets of inputs to take their turn alike"
+    assert warm >= 6 * clocks.GRAPH_CALLS - max(counts), "expected the warm graph to use one set only"
 
 
 def test_more_sets_than_calls_are_all_captured(device: Device) -> None:
@@ -112,4 +158,38 @@ def test_more_sets_than_calls_are_all_captured(device: Device) -> None:
     clock.capture("a", [device.work(f"a{i}", 1e-6) for i in range(40)])
     device.log.clear()
     clock.thunks["a"]()
-    assert device.log == [f"a{i}" for i in range(40)]
+    assert device.log == ["reset", *(f"a{i}" for i in range(40)), *["a0"] * 40]
+
+
+@pytest.mark.parametrize(
+    ("driver", "words"),
+    [
+        (SimpleNamespace(cuCtxResetPersistingL2Cache=lambda: 0), "reset before every call"),
+        (SimpleNamespace(cuCtxResetPersistingL2Cache=lambda: 801), "not reset: the driver answers 801"),
+        (SimpleNamespace(), "not reset: "),
+    ],
+)
+def test_persisting_lines_are_given_up_or_it_is_said_why_not(
+    monkeypatch: pytest.MonkeyPatch, driver: Any, words: str
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(clocks.ctypes, "CDLL", lambda name: driver)
+    reset, told = persisting_l2()
+    assert told.startswith(words)
+    reset()
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert persisting_l2()[1] == clocks.NEVER_SET_ASIDE
+
+
+def test_the_last_level_is_what_linux_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for index, (level, size) in enumerate([(1, "48K"), (2, "1024K"), (3, "32768K")]):
+        (tmp_path / f"index{index}").mkdir()
+        (tmp_path / f"index{index}" / "level").write_text(f"{level}\n")
+        (tmp_path / f"index{index}" / "size").write_text(f"{size}\n")
+    monkeypatch.setattr(clocks, "Path", lambda _: tmp_path)
+    assert cache_bytes(torch.device("cpu")) == 32 << 20
+    assert HostClock().conditions() == {"flush_bytes": 64 << 20}
+    (tmp_path / "index2" / "size").write_text("who knows\n")
+    assert cache_bytes(torch.device("cpu")) == 1 << 20
+    monkeypatch.setattr(clocks, "Path", lambda _: tmp_path / "nowhere")
+    assert cache_bytes(torch.device("cpu")) == clocks.UNKNOWN_CACHE_BYTES
