@@ -13,12 +13,16 @@ from importlib import metadata
 import psutil
 import torch
 
+from bench.core.clocks import Clock, EventClock, HostClock
+from bench.core.noise import measure, works
 from bench.core.operator import Unsupported, needs_cpp_compiler
 from bench.core.record import ROOT, device_facts, repository_state, versions
 from bench.core.registry import operators
+from bench.core.telemetry import monitor
 
 FLOORS = {"torch": "2.11", "triton": "3.6"}
 IDLE_LOAD = 0.25
+AUDIBLE = 0.03  # of a median: a tuner's usual step is 5 %, which must stand out
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,10 @@ class Finding:
     remedy: str = ""
 
 
-def examine() -> list[Finding]:
-    """All findings, in the order a reader wants them."""
+def examine(noise: bool = True) -> list[Finding]:
+    """All findings, in the order a reader wants them. noise: whether the noise floor is measured, which takes seconds."""
     checks: list[Callable[[], list[Finding]]] = [_versions, _device, _compiler, _load, _strangers, _tree, _peers]
+    checks += [_noise] if noise else []
     return [finding for check in checks for finding in check()]
 
 
@@ -110,6 +115,18 @@ def _load() -> list[Finding]:
             "" if busy < IDLE_LOAD else "stop other work before clocking",
         )
     ]
+
+
+def _noise() -> list[Finding]:
+    """How small a difference can be seen here, and why none that is smaller."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    clock: Callable[[], Clock] = (lambda: EventClock(device)) if device.type == "cuda" else HostClock
+    floor = measure(clock, monitor(device), works(device))
+    quiet = floor.within <= AUDIBLE
+    remedy = (
+        "" if quiet else "stop other work; nvidia-smi -q -d PERFORMANCE" if device.type == "cuda" else "stop other work"
+    )
+    return [Finding("ok" if quiet else "missing", "noise floor", floor.words, remedy)]
 
 
 def _strangers() -> list[Finding]:
