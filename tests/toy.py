@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.core.operator import Inputs, Make, Operator, Unsupported, fp32, grid, kernel, needs_cuda, peer
+from bench.core.operator import Inputs, Make, Operator, Sample, Unsupported, fp32, grid, kernel, needs_cuda, peer
 
 
 def double(x: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ class Double(Operator):
     entry = staticmethod(double)
     reference = staticmethod(double)
     checks = grid(n=[1, 5], dtype=[fp32])
-    sweep = grid(seq_len=[512, 1024], dtype=[fp32])
+    sweep = grid(seq_len=[512, 1024, 2048], dtype=[fp32])
     hostile = dict(n=5, dtype=fp32)
     grad = True
     rows_of = ("x",)
@@ -39,6 +39,12 @@ class Double(Operator):
         if n == 1024:
             raise RuntimeError("planted error in the declaration")
         return {"x": make.normal(n, 256, dtype=dtype)}
+
+    def samples(self, inputs: Inputs, seed: int = 0) -> list[Sample]:
+        """Of 2048 rows not even a part can be checked."""
+        if len(inputs["x"]) == 2048:
+            raise torch.OutOfMemoryError("planted")
+        return super().samples(inputs, seed)
 
     def traffic(self, mode: str, n: int, dtype: torch.dtype) -> int:
         """One read, one write."""
@@ -136,13 +142,34 @@ class Double(Operator):
     @peer()
     def poisoning(self, x: Tensor) -> Callable[[], Tensor]:
         """Fails, and leaves a process behind that nobody else can use, as an illegal access to GPU memory does."""
-        from bench.core import worker
+        from bench.core import heat
 
         def lost(_: torch.device) -> None:
             raise SystemExit(3)
 
-        setattr(worker, "_survive", lost)  # noqa: B010 - in this child only
+        setattr(heat, "survive", lost)  # noqa: B010 - in this child only
         raise RuntimeError("planted illegal access")
+
+    @peer()
+    def crashing_import(self, x: Tensor) -> Callable[[], Tensor]:
+        """Takes its process down when it is imported."""
+        os.kill(os.getpid(), signal.SIGSEGV)
+        return lambda: x * 2
+
+    @peer()
+    def greedy(self, x: Tensor) -> Callable[[], Tensor]:
+        """Needs more memory than any machine has."""
+        return lambda: x.new_empty(1 << 50)
+
+    @peer()
+    def spinning(self, x: Tensor) -> Callable[[], Tensor]:
+        """Never comes back, and is busy all the while."""
+
+        def spin() -> Tensor:
+            while True:
+                pass
+
+        return spin
 
     @peer()
     def hanging(self, x: Tensor) -> Callable[[], Tensor]:

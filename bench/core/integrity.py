@@ -48,6 +48,7 @@ class Seal:
     """Broken by whoever replaces a clock, a function of the instrument, or what that is made of."""
 
     def __init__(self) -> None:
+        heat = importlib.import_module("bench.core.heat")
         modules = [importlib.import_module(f"bench.core.{stem}") for stem in INSTRUMENT]
         classes = [
             value
@@ -63,7 +64,7 @@ class Seal:
             *(_watched(each.__name__, each) for each in modules),
             *(
                 _watched(f"{each.__module__}.{each.__qualname__}", each)
-                for each in (torch.Tensor, torch.cuda.Event, torch.cuda.CUDAGraph, *classes)
+                for each in (torch.Tensor, torch.cuda.Event, torch.cuda.CUDAGraph, heat.Heat, *classes)
             ),
         ]
 

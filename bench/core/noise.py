@@ -18,7 +18,8 @@ RACES = 8
 CAP_S = 0.4
 CONFIDENCE = 0.95
 SIDE = {"cpu": 512, "cuda": 4096}
-DRIFT = 0.8  # of the races' order that explains their medians (rank correlation of Spearman)
+DRIFT = 0.8  # rank correlation of the races' medians with their order (Spearman)
+AT_LEAST = 0.02  # of the first median, below which a drift is none worth a word
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def _causes(results: Sequence[Mapping[str, Result]], log: Log) -> list[str]:
         causes.append("the device runs at two speeds")
     medians = [each["a"].median for each in results]
     order = sorted(range(len(medians)), key=medians.__getitem__)
-    if len(medians) > 3 and abs(statistics.correlation(order, range(len(order)))) > DRIFT:
+    drifts = len(medians) > 3 and abs(statistics.correlation(order, range(len(order)))) > DRIFT
+    if drifts and abs(medians[-1] / medians[0] - 1) > AT_LEAST:
         causes.append(f"it drifts, from {medians[0]:.3g} s to {medians[-1]:.3g} s")
     return causes
