@@ -31,7 +31,7 @@ from bench.core.messages import Options
 from bench.core.operator import Operator, mistakes_of
 from bench.core.record import SCHEMA, this_run
 from bench.core.registry import operators
-from bench.core.tuning import load_configs
+from bench.core.stored import load_configs
 from bench.core.verify import Verification
 
 PROFILES = ("smoke", "quick", "full")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -173,7 +174,7 @@ def test_persisting_lines_are_given_up_or_it_is_said_why_not(
     monkeypatch: pytest.MonkeyPatch, driver: Any, words: str
 ) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(clocks.ctypes, "CDLL", lambda name: driver)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
     reset, told = persisting_l2()
     assert told.startswith(words)
     reset()

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 
 from bench.core import memory
 from bench.core.child import Child
-from bench.core.frontier import FITS, NO_ROOM, frontier, parse_size, search, serve_probe
+from bench.core.frontier import ENVIRONMENT, FITS, NO_ROOM, frontier, parse_size, search, serve_probe
 from bench.core.memory import measure, out_of_memory
 from bench.core.trial import Trial
 from tests import greedy
@@ -34,12 +35,12 @@ class _Hiding(torch.autograd.Function):
     """Keeps a tensor where autograd does not look."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Any:
         ctx.hidden = x * 3
         return x * 2
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+    def backward(ctx: Any, *grads: Tensor) -> Any:
         return grads[0] * 2 + 0 * ctx.hidden
 
 
@@ -52,7 +53,7 @@ class _Keeping(torch.autograd.Function):
         return x.exp()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+    def backward(ctx: Any, *grads: Tensor) -> Any:
         (x,) = ctx.saved_tensors
         return grads[0] * x.exp()
 
@@ -73,6 +74,7 @@ def _two_of_one(x: Tensor) -> tuple[Tensor, Tensor]:
         (_two_of_one, 2, 2, 2),
         (lambda x: (x * 2, x * 3), 2, 2, 2),
     ],
+    ids=["plain", "temporary", "in place", "view", "expanded", "one storage", "two"],
 )
 def test_forward_memory_is_exact(function: Callable[[Tensor], Any], peak: int, output: int, least: int) -> None:
     found = _measured(function)
@@ -92,11 +94,12 @@ def test_forward_memory_is_exact(function: Callable[[Tensor], Any], peak: int, o
         (lambda x: x.exp().sin(), MIB),  # saves what lies between
         (lambda x: torch.utils.checkpoint.checkpoint(lambda x: x.exp().sin(), x, use_reentrant=False), 0),
     ],
+    ids=["hidden", "input", "answer", "between", "recomputed"],
 )
 def test_what_waits_for_the_backward_is_exact(function: Callable[[Tensor], Any], saved: int) -> None:
     found = _measured(function, "bwd")
     assert found.saved_bytes is not None
-    assert saved <= found.saved_bytes < saved + 4096
+    assert saved <= found.saved_bytes < saved + 8192, "expected no more than the state of a generator besides"
     assert found.least_bytes == 2 * MIB, "expected the answer and its gradient"
 
 
@@ -166,7 +169,7 @@ def test_searches_that_find_no_limit_say_so() -> None:
 @pytest.fixture(scope="module")
 def child() -> Iterator[Child]:
     """One that probes."""
-    started = Child(serve_probe)
+    started = Child(serve_probe, ENVIRONMENT)
     yield started
     started.stop()
 

@@ -114,7 +114,8 @@ def test_others_on_the_gpu_are_counted_and_we_are_not(gpu: Gpu) -> None:
     assert "pid namespace" in asking.unavailable["foreign_processes"]
 
 
-def test_a_gpu_that_cannot_be_asked_says_so_for_every_field(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("gpu")
+def test_a_gpu_that_cannot_be_asked_says_so_for_every_field(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     asking = monitor(CUDA)
     assert asking.read() == Reading()
@@ -123,7 +124,8 @@ def test_a_gpu_that_cannot_be_asked_says_so_for_every_field(gpu: Gpu, monkeypatc
     assert "ModuleNotFoundError" in asking.unavailable["energy"]
 
 
-def test_amdsmi_is_read_in_si_units(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("gpu")
+def test_amdsmi_is_read_in_si_units(monkeypatch: pytest.MonkeyPatch) -> None:
     module = SimpleNamespace(
         AmdSmiTemperatureType=SimpleNamespace(HOTSPOT=1),
         AmdSmiTemperatureMetric=SimpleNamespace(CURRENT=0),
@@ -147,9 +149,7 @@ def test_amdsmi_is_read_in_si_units(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("step_s", [0.02, 0.1])
 @pytest.mark.parametrize("call_s", [2e-6, 1e-3, 0.5])
-def test_energy_is_right_within_its_resolution(
-    monkeypatch: pytest.MonkeyPatch, gpu: Gpu, step_s: float, call_s: float
-) -> None:
+def test_energy_is_right_within_its_resolution(gpu: Gpu, step_s: float, call_s: float) -> None:
     gpu.step_s = step_s
     asking = monitor(CUDA)
     used = energy_per_call(gpu.work(call_s), call_s, asking, lambda: None, 20.0, clock=lambda: gpu.now_s)

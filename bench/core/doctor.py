@@ -36,7 +36,7 @@ class Finding:
 
 
 def examine(noise: bool = True) -> list[Finding]:
-    """All findings, in the order a reader wants them. noise: whether the noise floor is measured, which takes seconds."""
+    """All findings, in the order a reader wants them; noise: with the noise floor, which takes seconds."""
     checks: list[Callable[[], list[Finding]]] = [_versions, _device, _compiler, _load, _strangers, _tree, _peers]
     checks += [_noise] if noise else []
     return [finding for check in checks for finding in check()]

@@ -25,6 +25,8 @@ MOST = 1 << 24
 STEP = 128
 RESOLUTION = 32  # a frontier is found to one part in so many
 FITS, NO_ROOM = "fits", "out of memory"
+# Large pieces go back to the system when they are freed: glibc would keep them, outside of the cap.
+ENVIRONMENT: dict[str, str | None] = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 SIZE = re.compile(r"([\d.]+)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
 
 

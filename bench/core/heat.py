@@ -20,6 +20,7 @@ from bench.core.clocks import GRAPH_BELOW_S, Clock, EventClock, GraphClock, Host
 from bench.core.energy import energy_per_call
 from bench.core.integrity import Seal, Settings
 from bench.core.messages import Begun, Message, Out, Proven, Raced, Request, Timed
+from bench.core.obstacles import absent, give_back, in_a_line, settle, survive
 from bench.core.operator import Operator, Unsupported
 from bench.core.opinion import second_opinion
 from bench.core.proof import Disproved, Yardstick, poisoned
@@ -64,7 +65,10 @@ class Heat:
             return
         for name in self._request.providers:
             yield Begun(name, "proof")
-            yield self._admit(name)
+            admitted = self._admit(name)
+            yield admitted
+            if isinstance(admitted, Out):
+                survive(self._device)
         if self._runners:
             yield Begun("", "race")
             with Path(self._request.flight).open("r+b") as file, mmap.mmap(file.fileno(), 1) as flight:
@@ -100,11 +104,9 @@ class Heat:
             self._settings.changed()
             if memory.out_of_memory(error):
                 self._runners.pop(name, None)
-                _give_back(self._device)
+                give_back(self._device)
                 return Out(name, "absent", "out of memory")
-            told = Out(name, "failed", in_a_line(error))
-            survive(self._device)
-            return told
+            return Out(name, "failed", in_a_line(error))
         return proven
 
     def _prepare(self, name: str) -> tuple[Trial, float, Any]:
@@ -377,39 +379,3 @@ def _marks(result: Result, opinion: dict[str, Any] | None) -> list[dict[str, str
     if opinion and opinion["agrees"] is False:
         found.append({"kind": "second opinion", "text": str(opinion["reason"])})
     return found
-
-
-def absent(operator: Operator, name: str, obstacle: Exception) -> Out:
-    """Why a provider is absent and what would mend it. Our own kernels have no business failing to import."""
-    provider = operator.providers()[name]
-    if isinstance(obstacle, ImportError):
-        if provider.role != "peer":
-            return Out(name, "failed", in_a_line(obstacle))
-        return Out(name, "absent", str(obstacle), provider.install)
-    return Out(name, "absent", str(obstacle), getattr(obstacle, "remedy", "") or provider.install)
-
-
-def in_a_line(error: Exception) -> str:
-    """An error in one line, its type first."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:500]}"
-
-
-def settle(device: torch.device) -> None:
-    """Wait until a GPU has done all it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def survive(device: torch.device) -> None:
-    """End this process if an error has poisoned the CUDA context: the parent goes on with a new one."""
-    try:
-        settle(device)
-    except Exception:  # noqa: BLE001 - any error here means that the context is lost
-        raise SystemExit(3) from None
-
-
-def _give_back(device: torch.device) -> None:
-    """Let others have the memory that a provider which ran out of it has left in torch's cache."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

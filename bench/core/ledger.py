@@ -18,7 +18,7 @@ from bench.core.child import Child, ChildDied, ChildFailed, OutOfTime
 from bench.core.clocking import clocked
 from bench.core.clocks import cache_bytes
 from bench.core.device import pinning
-from bench.core.frontier import frontier, nowhere, serve_probe
+from bench.core.frontier import ENVIRONMENT, frontier, nowhere, serve_probe
 from bench.core.messages import Begun, Message, Options, Out, Proven, Raced, Request, Survey, Surveyed, Timed
 from bench.core.operator import Operator
 from bench.core.record import Record, Run
@@ -65,7 +65,7 @@ class Ledger:
         self._roofs: list[Roof] | None = None if surveys else []
         self._cache_bytes = cache_bytes(device)
         self._child = Child(serve, pinning() if device.type == "cpu" else None)
-        self._prober = Child(serve_probe, pinning() if device.type == "cpu" else None)
+        self._prober = Child(serve_probe, ENVIRONMENT)
         self._journal: journal.Journal | None = None
         self._on_progress = on_progress
         self._started = time.monotonic()

@@ -91,8 +91,8 @@ class Proven:
     """A provider that may race.
 
     dtypes: those of the tensors among its inputs, by name; seed: that of the rows that were looked at, and of the
-    values that it was tried on after the race; setup_s: what its first call took, of which `compiling` tells what went into
-    compiling and tuning; tuned: the configurations that it runs with.
+    values that it was tried on after the race; setup_s: what its first call took, of which `compiling` tells what went
+    into compiling and tuning; tuned: the configurations that it runs with.
     """
 
     provider: str

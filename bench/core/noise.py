@@ -45,11 +45,11 @@ class Floor:
 
 def measure(clock: Callable[[], Clock], monitor: Monitor, works: Mapping[str, Thunk], races: int = RACES) -> Floor:
     """Race each work against itself, several times. The floor is that of the noisiest work."""
-    floors, why = [], {}
+    floors: list[tuple[float, float]] = []
+    why: dict[str, None] = {}
     for name, work in works.items():
-        results, log = [], Log(monitor)
-        for _ in range(races):
-            results.append(race({"a": work, "b": work}, clock=clock(), cap_s=CAP_S, on_lap=log.after))
+        log, both = Log(monitor), {"a": work, "b": work}
+        results = [race(both, clock=clock(), cap_s=CAP_S, on_lap=log.after) for _ in range(races)]
         floors.append((_apart([_ratio(each) for each in results]), _between(results)))
         why |= dict.fromkeys(f"{name}: {cause}" for cause in _causes(results, log))
     return Floor(max(within for within, _ in floors), max(between for _, between in floors), list(why))

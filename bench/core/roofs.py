@@ -99,10 +99,11 @@ def bound_s(
     streams = [rates[name] for name in ("copy", "triad") if rates.get(name)]
     if streams and (moved := max(0, traffic_bytes - cache_bytes)):
         bounds.append(Bound(moved / max(streams), f"{moved} bytes at {max(streams):.4g} byte/s"))
-    units = {name for name in WIDTHS if name in dtypes or (name == "tf32" and "fp32" in dtypes)}
+    named = {name for name in WIDTHS if name in dtypes}
+    units = named | ({"tf32"} if "fp32" in named else set())
     narrowest = min((WIDTHS[unit] for unit in units), default=None)
     computes = [rates[f"gemm_{unit}"] for unit in WIDTHS if rates.get(f"gemm_{unit}") and _may(unit, units, narrowest)]
-    if computes and units <= {unit for unit in WIDTHS if f"gemm_{unit}" in rates}:
+    if computes and named <= {unit for unit in WIDTHS if f"gemm_{unit}" in rates}:
         bounds.append(Bound(flops / max(computes), f"{flops} operations at {max(computes):.4g} op/s"))
     launch = next((roof for roof in roofs if roof.name == "launch" and roof.values), None)
     if launch is not None and launch.lenient:

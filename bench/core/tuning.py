@@ -11,28 +11,23 @@ Inductor tunes, and kernels that are not Triton's, is not seen here, only timed 
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 from unittest.mock import patch
 from weakref import WeakKeyDictionary
 
-Value = float | str | None
-Facts = dict[str, Value]
-Place = tuple[str, str, tuple[str, ...]]  # row id, kernel, key
+from bench.core.stored import LAUNCH, Facts, Place, loaded, plain
+
 Launch = Callable[[], Any]
 Spans = list[tuple[float, float]]
 
 MODES = ("full", "cached", "first")
-# What a `triton.Config` holds beside meta-parameters and may be taken from a file.
-LAUNCH = ("num_warps", "num_stages", "num_ctas", "maxnreg")
 # What a mode may use of what earlier recordings left in an autotuner's cache, by its source there.
 REUSED = {"full": ("tuned", "only"), "cached": ("tuned", "cached", "only"), "first": ("first", "only")}
 # What they left: the configuration and its source, by key.
@@ -100,7 +95,7 @@ class Plan:
         """The plan behind the options --tune and --config-from. Raises `ValueError` naming the option."""
         if config_from is None:
             return cls(tune)
-        return cls(tune, _loaded(Path(config_from)), Path(config_from).name)
+        return cls(tune, loaded(Path(config_from)), Path(config_from).name)
 
 
 class Tuning:
@@ -267,46 +262,6 @@ def recording(plan: Plan, row: str = "") -> Iterator[Tuning]:
         raise notes.refused
 
 
-def load_configs(path: Path) -> dict[Place, Facts]:
-    """The tuned configurations of a results file by row id, kernel and key; empty ones where it has several.
-
-    Raises `ValueError` where the file is none of this suite's or holds none.
-    """
-    found: dict[Place, Facts] = {}
-    try:
-        for benchmark in json.loads(path.read_text(encoding="utf-8"))["benchmarks"]:
-            for place, facts in _entries(benchmark["extra_info"]["record"]):
-                found[place] = facts if found.get(place, facts) == facts else {}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"--config-from: expected a results file of this suite, got {path}: {error!r}") from error
-    if not found:
-        raise ValueError(f"--config-from: expected a results file with tuned configurations, got {path} without any")
-    return found
-
-
-_loaded = cache(load_configs)  # results files are never edited, and every provider asks for the same one
-
-
-def _entries(record: dict[str, Any]) -> Iterator[tuple[Place, Facts]]:
-    """The configurations of a record. Raises `ValueError` and its like where it is not built as one."""
-    from bench.core.record import SCHEMA  # not above: it imports the messages, which may carry a Plan
-
-    if record["schema"] != SCHEMA:
-        raise ValueError(f"expected records of schema {SCHEMA}, got {record['schema']!r}")
-    for each in record.get("tuned") or ():
-        row, kernel, key, facts = record["id"], each["kernel"], each["key"], each["config"]
-        if not (
-            isinstance(key, list)
-            and all(isinstance(text, str) for text in (row, kernel, *key))
-            and isinstance(facts, dict)
-            and facts
-            and all(_plain(value) is value for value in facts.values())
-            and all(type(facts[name]) is int and facts[name] > 0 for name in LAUNCH if name in facts)
-        ):
-            raise ValueError(f"expected kernel, key and config of {row}, got {each!r}")
-        yield (row, kernel, tuple(key)), facts
-
-
 def _time_dynamo(spans: Spans) -> Any:
     """A context in which it is noted when Dynamo, with all that it waits for, is at work."""
     from torch._dynamo.callback import callback_handler
@@ -360,7 +315,7 @@ def _storable(tuner: Any, key: Any) -> bool:
     from triton import knobs
 
     values = [*key, *(value for config in tuner.configs for value in config.kwargs.values())]
-    return not knobs.runtime.interpret and all(_plain(value) is value for value in values)
+    return not knobs.runtime.interpret and all(plain(value) is value for value in values)
 
 
 def _restored(tuner: Any, facts: Facts) -> Any:
@@ -376,7 +331,7 @@ def _restored(tuner: Any, facts: Facts) -> Any:
         raise Unlike(f"expected meta-parameters {sorted(tuner.configs[0].kwargs)}, got {sorted(names)}")
     if any(config.pre_hook is not like[0].pre_hook for config in like):
         raise Unlike("it is none of the kernel's own, whose hooks differ")
-    own = {(name, _plain(value)): value for config in like for name, value in config.kwargs.items()}
+    own = {(name, plain(value)): value for config in like for name, value in config.kwargs.items()}
     values = {name: own.get((name, facts[name]), facts[name]) for name in like[0].kwargs}  # files hold some as text
     return Config(values, **{name: facts.get(name) for name in LAUNCH}, pre_hook=like[0].pre_hook)
 
@@ -395,13 +350,7 @@ def _key(tuner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any
 
 def _facts(config: Any) -> Facts:
     """A `triton.Config` as JSON can hold it."""
-    return {name: _plain(value) for name, value in config.all_kwargs().items()}
-
-
-def _plain(value: Any) -> Value:
-    if value is None or isinstance(value, int | str) or (isinstance(value, float) and math.isfinite(value)):
-        return value
-    return str(value)
+    return {name: plain(value) for name, value in config.all_kwargs().items()}
 
 
 def _covered(spans: Spans) -> float:
