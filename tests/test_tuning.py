@@ -59,7 +59,7 @@ KEY = ["8", "torch.float32"]
 
 
 def _facts(block: int) -> dict[str, Any]:
-    return CONFIGS[0].all_kwargs() | {"BLOCK": block}
+    return {**CONFIGS[0].all_kwargs(), "BLOCK": block}
 
 
 def test_full_tunes_once_and_the_timed_calls_use_what_it_found() -> None:
