@@ -16,6 +16,7 @@ import torch
 
 from bench.core import clocks
 from bench.core.clocks import EventClock, GraphClock, HostClock, cache_bytes, persisting_l2
+from bench.core.heat import Heat
 from bench.core.race import race
 
 L2 = 50 << 20
@@ -114,6 +115,12 @@ def test_work_aside_shows_as_lag(device: Device) -> None:
     results = race(thunks, clock=clock, min_rounds=6, max_rounds=6)
     assert statistics.median(results["honest"].samples_s["lag"]) == pytest.approx(IDLE_S, rel=0.01)
     assert statistics.median(results["hiding"].samples_s["lag"]) == pytest.approx(1e-3 + IDLE_S, rel=0.01)
+    heat: Any = Heat.__new__(Heat)
+    heat._clock = clock
+    assert heat._hides(results["honest"]) == ""
+    assert "expected work on the stream that it was called on, got a device that was busy 0.001" in heat._hides(
+        results["hiding"]
+    )
 
 
 def test_a_noisy_drifting_device_is_recovered(device: Device) -> None:
