@@ -417,11 +417,12 @@ class Squash(Operator):
         return lambda: squash(x, w)
 
     @peer()
-    def fewer_threads(self, x: Tensor, w: Tensor) -> Run:
-        """Leaves its rivals one thread."""
+    def other_threads(self, x: Tensor, w: Tensor) -> Run:
+        """Has its rivals run in another number of threads, more than there are processors."""
+        threads = torch.get_num_threads() + 1
 
         def run() -> Tensor:
-            torch.set_num_threads(1)
+            torch.set_num_threads(threads)
             return squash(x, w)
 
         return run

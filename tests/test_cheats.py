@@ -42,7 +42,7 @@ CHEATS = [
     ("judge", "fwd", "failed", "got bench.core.proof.Yardstick.judge replaced"),
     ("arithmetic", "fwd", "failed", "got torch.Tensor.abs replaced"),
     ("statistics", "fwd", "failed", "got bench.core.race.Result.median replaced"),
-    ("fewer_threads", "fwd", "failed", "got torch's threads from 2 to 1"),
+    ("other_threads", "fwd", "failed", "got torch's threads from "),
     ("one_processor", "fwd", "failed", "got the processors of this process from "),
     ("other_arithmetic", "fwd", "failed", "got the precision of float32 products from highest to medium"),
     ("litter", "fwd", "failed", "got the garbage collector from True to False"),
