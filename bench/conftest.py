@@ -227,7 +227,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     option = session.config.option
     if option.collectonly:
         return
-    if ledger.planned and not option.benchmark_skip:
+    seeks = any(item.get_closest_marker("frontier") for item in session.items)
+    if seeks or (ledger.planned and not option.benchmark_skip):
         _begin_to_clock(session, ledger)
     _begin_to_count(session, units)
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -214,43 +210,20 @@ def test_dirty_run_says_so_in_its_name_and_records(monkeypatch: pytest.MonkeyPat
         assert Ledger(run, torch.device("cpu"))._record(toy.Double, _case(), "eager", status="absent").dirty is dirty
 
 
-def test_stock_pytest_benchmark_replays_and_compares(tmp_path: Path) -> None:
-    """The seam: samples replayed through the public marker `timer=` are what pytest-benchmark stores and compares."""
-    (tmp_path / "test_seam.py").write_text(
-        """
-import pytest
-from bench.core.replay import REPLAY
+def test_a_frontier_is_sought_once_and_kept(book: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    sought: list[str] = []
 
-@pytest.mark.benchmark(timer=REPLAY)
-def test_row(benchmark):
-    REPLAY.load([3.0, 1.0, 2.0])
-    benchmark.group = "a group"
-    benchmark.pedantic(lambda: None, rounds=3)
-"""
-    )
-    saved = tmp_path / "saved.json"
-    environment = {name: value for name, value in os.environ.items() if "XDIST" not in name} | {"PYTHONPATH": str(ROOT)}
-    arguments = [
-        "-p",
-        "no:cacheprovider",
-        "--benchmark-only",
-        f"--benchmark-json={saved}",
-        f"--rootdir={tmp_path}",
-        "-c",
-        os.devnull,
-    ]
-    subprocess.run(
-        [sys.executable, "-m", "pytest", "test_seam.py", *arguments], cwd=tmp_path, env=environment, check=True
-    )
-    (row,) = json.loads(saved.read_text())["benchmarks"]
-    assert row["stats"]["data"] == [3.0, 1.0, 2.0]
-    assert row["stats"]["median"] == 2.0
-    assert row["group"] == "a group"
-    shown = subprocess.run(
-        [sys.executable, "-m", "pytest_benchmark", "compare", str(saved)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "test_row" in shown.stdout + shown.stderr
+    def seek(_: object, mode: str, provider: str, *__: object) -> dict[str, object]:
+        sought.append(f"{provider} {mode}")
+        return {"largest": 2048, "fails_at": 2176, "stopped": "out of memory", "reason": "", "remedy": ""}
+
+    monkeypatch.setattr("bench.core.ledger.frontier", seek)
+    book.seek(toy.Double, "fwd", "eager")
+    book.seek(toy.Double, "fwd", "eager")  # as when a run that was cut short goes on
+    with pytest.raises(pytest.skip.Exception, match="needs a GPU"):
+        book.seek(toy.Double, "fwd", "ours")
+    assert sought == ["eager fwd"]
+    kept, absent = book.facts["frontiers"]
+    assert (kept["operator"], kept["case"], kept["largest"]) == ("double", {"dtype": "fp32"}, 2048)
+    assert kept["command"].endswith('::Double::test_frontier[eager-fwd]" -m frontier')
+    assert (absent["largest"], absent["reason"]) == (None, NEEDS_GPU)

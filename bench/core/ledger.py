@@ -138,11 +138,14 @@ class Ledger:
             "command": f'pytest "{item}::test_frontier[{provider}-{mode}]" -m frontier'
             + ("" if cap is None else f" --memory-cap {cap}"),
         }
-        if known["role"] == "kernel" and self.device.type != "cuda":
-            found = nowhere(cap, NEEDS_GPU)
-        else:
-            found = frontier(operator, mode, provider, self.device, cap, self._prober, self.options.row_timeout_s)
-        self.note(frontiers=[*self.facts.get("frontiers", []), known | found])
+        before: list[dict[str, Any]] = self.facts.get("frontiers", [])
+        found = next((each for each in before if known.items() <= each.items()), None)
+        if found is None:
+            if known["role"] == "kernel" and self.device.type != "cuda":
+                found = nowhere(cap, NEEDS_GPU)
+            else:
+                found = frontier(operator, mode, provider, self.device, cap, self._prober, self.options.row_timeout_s)
+            self.note(frontiers=[*before, known | found])
         if reason := str(found["reason"]):
             pytest.skip(reason)
 
