@@ -17,10 +17,10 @@ DEVICE = device.choose()
 from bench.core.case import Case, plain
 from bench.core.doctor import Finding, examine
 from bench.core.registry import availability, operators
-from reports import counts as ledger
-from reports.counts_terminal import show_cases, show_resources
-from reports.record import NotOurs
-from reports.terminal import console
+from reports.read import counts as ledger
+from reports.read.record import NotOurs
+from reports.show.counts_terminal import show_cases, show_resources
+from reports.show.terminal import console
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 MARKS = {"ok": "[green]ok[/]", "missing": "[yellow]missing[/]", "problem": "[red]problem[/]"}

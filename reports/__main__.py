@@ -9,13 +9,13 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from reports.counts import LEDGER
-from reports.counts import load as load_counts
-from reports.derive import derive
-from reports.load import expand, load, newest
-from reports.page import write
-from reports.record import NotOurs
-from reports.terminal import console, show
+from reports.judge.derive import derive
+from reports.read.counts import LEDGER
+from reports.read.counts import load as load_counts
+from reports.read.load import expand, load, newest
+from reports.read.record import NotOurs
+from reports.show.terminal import console, show
+from reports.site.page import write
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

@@ -13,10 +13,10 @@ import pandas as pd
 from typer.testing import CliRunner, Result
 
 from reports.__main__ import app
-from reports.counts import Counts
-from reports.derive import derive
-from reports.load import Results, load
-from reports.page import render
+from reports.judge.derive import derive
+from reports.read.counts import Counts
+from reports.read.load import Results, load
+from reports.site.page import render
 
 MIB = 1 << 20
 

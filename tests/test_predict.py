@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 
 from bench.__main__ import app
 from bench.hardware import GPUS, named
-from reports.counts import LEDGER, Counts, load
-from reports.counts_page import counts_section
-from reports.counts_terminal import show_cases, show_resources
-from reports.load import Results, expand
-from reports.page import render
-from reports.predict import Bound, counted, floor, gpu_of, main_unit, multiples, uncached_s
-from reports.record import NotOurs
+from reports.judge.predict import Bound, counted, floor, gpu_of, main_unit, multiples, uncached_s
+from reports.read.counts import LEDGER, Counts, load
+from reports.read.load import Results, expand
+from reports.read.record import NotOurs
+from reports.show.counts_terminal import show_cases, show_resources
+from reports.site.counts_page import counts_section
+from reports.site.page import render
 
 GPU = {
     "name": "NVIDIA Toy <b>", "bandwidth": 1e12, "peaks": {"fp32": 1e13, "bf16": 1e14}, "special": 1e12,
@@ -241,7 +241,7 @@ def _places(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]
 def test_no_value_in_any_place_makes_a_traceback(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """Every part of a ledger becomes every kind of value: the ledger is refused with a reason, or it is shown."""
     for drawing in ("_roofline", "_bars"):  # they take most of the time
-        monkeypatch.setattr(f"reports.counts_page.{drawing}", lambda *_: "<svg/>")
+        monkeypatch.setattr(f"reports.site.counts_page.{drawing}", lambda *_: "<svg/>")
     results = Results()
     rows = results.rows.assign(median_s=math.nan)
     refused = 0

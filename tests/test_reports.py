@@ -15,11 +15,11 @@ import pandas as pd
 import pytest
 
 from reports import units
-from reports.derive import derive, throughput
-from reports.load import Results, expand, newest
-from reports.looks import DARK, LIGHT, looks
-from reports.page import render
-from reports.standing import Standing, standings
+from reports.judge.derive import derive, throughput
+from reports.judge.standing import Standing, standings
+from reports.read.load import Results, expand, newest
+from reports.site.looks import DARK, LIGHT, looks
+from reports.site.page import render
 from tests.simulated import MIB, Reader, a_file, a_record, around, command, load_files, page_of, rows_of, words_of
 
 
@@ -334,7 +334,7 @@ ODD: tuple[Any, ...] = (None, "x", [1], {"a": 1}, -1, True, float("nan"), 10**40
 def test_no_value_in_any_place_makes_a_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every field of a file becomes every kind of value: the file or the row is named, or shown, and all else stays."""
     for drawing in ("panel", "swatch"):  # it takes most of the time, and is tried above
-        monkeypatch.setattr(f"reports.page.{drawing}", lambda *_: "<svg/>")
+        monkeypatch.setattr(f"reports.site.page.{drawing}", lambda *_: "<svg/>")
     absent = [a_record("liger", 512, status="absent", reason="none here")]
     path = a_file(tmp_path, [(a_record("eager", 512), around(1e-3))], absent)
     good = json.loads(path.read_text())

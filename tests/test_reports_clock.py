@@ -11,16 +11,16 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from reports.counts import load as load_counts
-from reports.derive import derive, throughput
-from reports.details import details
-from reports.gaps import gaps
-from reports.header import options
-from reports.load import expand, load, newest
-from reports.looks import looks
-from reports.page import render
-from reports.roofs import roof_lines
-from reports.standing import standings
+from reports.judge.derive import derive, throughput
+from reports.judge.gaps import gaps
+from reports.judge.roofs import roof_lines
+from reports.judge.standing import standings
+from reports.read.counts import load as load_counts
+from reports.read.load import expand, load, newest
+from reports.show.details import details
+from reports.show.header import options
+from reports.site.looks import looks
+from reports.site.page import render
 from tests import simulated_gpu
 from tests.simulated import MIB, Reader, a_file, a_record, around, command, load_files, page_of, rows_of, words_of
 from tests.simulated_gpu import BF16, COPY, INT8, LENGTHS
@@ -282,7 +282,7 @@ def test_no_value_in_any_place_of_a_record_makes_a_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     for drawing in ("panel", "swatch"):
-        monkeypatch.setattr(f"reports.page.{drawing}", lambda *_: "<svg/>")
+        monkeypatch.setattr(f"reports.site.page.{drawing}", lambda *_: "<svg/>")
     record, samples = simulated_gpu.rows()[4][0], around(1e-3)
     for place in _places(record[part]):
         odd = [(_with(record, (part, *place), value) | {"case": {"k": i}}, samples) for i, value in enumerate(ODD)]

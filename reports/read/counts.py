@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from reports.record import NotOurs, clean, entry, mapping, number, optional_mapping, text
+from reports.read.record import NotOurs, clean, entry, mapping, number, optional_mapping, text
 
 LEDGER = Path("results") / "counts.json"
 SCHEMA = 1

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, MultipleLocator, NullLocator
 
 from reports import units
-from reports.derive import Throughput
-from reports.looks import LIGHT, Look
+from reports.judge.derive import Throughput
+from reports.site.looks import LIGHT, Look
 
 # Drawn in these, then replaced by what the page's style says, so that a figure follows light and dark.
 INK, RULE = "#010203", "#040506"

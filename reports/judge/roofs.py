@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from reports import units
-from reports.counts import Counts
-from reports.predict import Gpu, gpu_of
-from reports.run import Roof, Run
+from reports.judge.predict import Gpu, gpu_of
+from reports.read.counts import Counts
+from reports.read.run import Roof, Run
 
 INTEGERS = ("int8",)
 STREAMS = ("copy", "triad")

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from reports import units
-from reports.counts import Counts
-from reports.looks import LIGHT, MARKERS, OTHERS
-from reports.plots import INK, STYLE, as_svg, clipped
-from reports.predict import counted, floor, gpu_of, main_unit, multiples, uncached_s
+from reports.judge.predict import counted, floor, gpu_of, main_unit, multiples, uncached_s
+from reports.read.counts import Counts
+from reports.site.looks import LIGHT, MARKERS, OTHERS
+from reports.site.plots import INK, STYLE, as_svg, clipped
 
 DEFAULT_GPU = "h200"
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")

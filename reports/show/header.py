@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from reports import units
-from reports.run import Fact, Run
+from reports.read.run import Fact, Run
 
 # What `pytest bench` does unless told otherwise, where that is neither nothing nor no; a profile may add to it.
 DEFAULTS: dict[str, Fact] = {"tune": "full", "row_timeout_s": 600.0}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from reports.record import NotOurs, entry, items, shown
+from reports.read.record import NotOurs, entry, items, shown
 
 SUFFIX = ".jsonl"
 # What a run may find out about itself on its way; nothing else of what it began with changes.

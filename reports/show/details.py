@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from reports import units
-from reports.clocked import Mark, Opinion, Telemetry, Throttle, Tuned
+from reports.read.clocked import Mark, Opinion, Telemetry, Throttle, Tuned
 
 DEVICE: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("SM clock", "sm_clock_hz", units.hertz),

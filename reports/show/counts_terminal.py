@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from reports import units
-from reports.counts import Counts
-from reports.predict import counted, floor, multiples
+from reports.judge.predict import counted, floor, multiples
+from reports.read.counts import Counts
 
 NOTE = "Bounds by data sheets and counts, not measurements. floor: by the least that must move and be computed."
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from reports.record import (
+from reports.read.record import (
     NotOurs,
     clean,
     mapping,

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import quantile_test
 
-from reports.clocked import READINGS
-from reports.record import label
-from reports.roofs import INTEGERS, against_roofs
-from reports.run import Run
+from reports.judge.roofs import INTEGERS, against_roofs
+from reports.read.clocked import READINGS
+from reports.read.record import label
+from reports.read.run import Run
 
 CONFIDENCE = 0.95
 CASE = ["run", "operator", "mode", "case_id"]

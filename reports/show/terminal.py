@@ -11,12 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from reports import units
-from reports.derive import Throughput, throughput
-from reports.gaps import gaps
-from reports.load import Results
-from reports.page import moment, run_names
-from reports.run import Run
-from reports.standing import first_line, standings
+from reports.judge.derive import Throughput, throughput
+from reports.judge.gaps import gaps
+from reports.judge.standing import first_line, standings
+from reports.read.load import Results
+from reports.read.run import Run
+from reports.site.page import moment, run_names
 
 COLUMNS = {"provider": "  {:<16}", "median": "{:>9}", "+-": "{:>8}", "throughput": "{:>15}", "memory": "{:>11}"} | {
     "vs rival": "{:>10}", "budget": "{:>8}", "of roof": "{:>9}", "cold/warm": "{:>11}",

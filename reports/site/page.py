@@ -15,19 +15,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from reports import units
-from reports.counts import Counts
-from reports.counts_page import counts_section
-from reports.derive import Throughput, throughput
-from reports.details import details
-from reports.gaps import gaps
-from reports.header import costs, options, told
-from reports.load import Results
-from reports.looks import DARK, LIGHT, Look, looks
-from reports.plots import Quantity, axis_title, panel, quantities, swatch
-from reports.record import STATUSES
-from reports.roofs import roof_lines
-from reports.run import Run
-from reports.standing import first_line, standings
+from reports.judge.derive import Throughput, throughput
+from reports.judge.gaps import gaps
+from reports.judge.roofs import roof_lines
+from reports.judge.standing import first_line, standings
+from reports.read.counts import Counts
+from reports.read.load import Results
+from reports.read.record import STATUSES
+from reports.read.run import Run
+from reports.show.details import details
+from reports.show.header import costs, options, told
+from reports.site.counts_page import counts_section
+from reports.site.looks import DARK, LIGHT, Look, looks
+from reports.site.plots import Quantity, axis_title, panel, quantities, swatch
 
 MODES = {"fwd": "forward", "bwd": "backward"}
 NAMED = 4  # of so many providers a figure's description gives the values: of all of them, the table does
@@ -110,7 +110,7 @@ def render(results: Results, rows: pd.DataFrame, counts: Counts | None = None) -
 @cache
 def _template() -> Template:
     environment = Environment(
-        loader=PackageLoader("reports"),
+        loader=PackageLoader("reports.site"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

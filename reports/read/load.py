@@ -11,10 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from reports import clocked, journal, record
-from reports.counts import LEDGER
-from reports.record import NotOurs, clean, entry, flat, items, mapping
-from reports.run import Run, run_of
+from reports.read import clocked, journal, record
+from reports.read.counts import LEDGER
+from reports.read.record import NotOurs, clean, entry, flat, items, mapping
+from reports.read.run import Run, run_of
 
 RESULTS = Path("results")
 

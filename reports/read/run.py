@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from reports.record import (
+from reports.read.record import (
     SCHEMA,
     NotOurs,
     axes,

@@ -1,0 +1,1 @@
+"""What follows from the tables: ratios, bounds, verdicts, each with its interval and its reason."""

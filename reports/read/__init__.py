@@ -1,0 +1,1 @@
+"""From results files to typed tables. Nothing is guessed; what cannot be read is named and left out."""

@@ -1,0 +1,1 @@
+"""Tables and verdicts as text: on a terminal, and as Markdown for pull requests."""

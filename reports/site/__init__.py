@@ -1,0 +1,1 @@
+"""Tables and verdicts as pages that need no network."""
