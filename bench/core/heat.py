@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -40,6 +40,7 @@ TRIES = 3
 HIDDEN = 0.1
 IDLE_MULTIPLE = 3.0
 ENERGY_S = 2.0
+EXPOSED = 0.1  # of the rounds; fewer do not move a median
 OTHER_INPUTS = "expected inputs that stay as they were, got others"
 
 
@@ -51,6 +52,7 @@ class Heat:
         self._device = torch.device(request.device)
         self._runners: dict[str, Trial] = {}
         self._touched: dict[str, str] = {}
+        self._exposed: dict[str, int] = {}
 
     def run(self) -> Iterator[Message]:
         """Everything that is to be said of the case, as it comes to be known."""
@@ -165,7 +167,7 @@ class Heat:
             self._touched.clear()
         else:
             return
-        graphs, notes = self._in_graphs(results, on_turn)
+        graphs, notes = yield from self._in_graphs(results, on_turn)
         for name, result in results.items():
             on_turn(name)
             yield Begun(name, "inspection")
@@ -208,6 +210,8 @@ class Heat:
                 on_lap=lap,
             )
             wall_s = perf_counter() - began
+        if isinstance(self._clock, EventClock):
+            self._exposed = {name: self._clock.exposed[witness] for name, witness in self._witnesses.items()}
         thunks_s = sum(result.spent_s for result in results.values())
         return results, Raced(wall_s, thunks_s, self._clock.flushed_s)
 
@@ -252,25 +256,37 @@ class Heat:
 
     def _in_graphs(
         self, results: dict[str, Result], on_turn: Callable[[str], None]
-    ) -> tuple[dict[str, Result], dict[str, str]]:
+    ) -> Generator[Message, None, tuple[dict[str, Result], dict[str, str]]]:
         """Where the fastest is too short for events: everyone once more, in graphs; and why somebody is not."""
         if self._device.type != "cuda" or min(result.median for result in results.values()) >= GRAPH_BELOW_S:
             return {}, {}
         if self._case.mode == "bwd":
             return {}, dict.fromkeys(results, "no graph time: a backward pass is not captured")
         self._stock.known()
-        graphs, notes = GraphClock(), {}
+        with torch.no_grad():  # as in the race, so that nothing is compiled once more
+            graphs, notes = self._captured(on_turn)
+            if not graphs:
+                return {}, notes
+            began = perf_counter()
+            found = race(graphs.thunks, clock=graphs, cap_s=self._request.cap_s * len(results), on_turn=on_turn)
+            wall_s = perf_counter() - began
+        self._exposed |= {name: graphs.exposed[thunk] for name, thunk in graphs.thunks.items()}
+        yield Raced(wall_s, sum(result.spent_s - result.warmup_s for result in found.values()), graphs.flushed_s)
+        return found, notes
+
+    def _captured(self, on_turn: Callable[[str], None]) -> tuple[GraphClock, dict[str, str]]:
+        """The graphs of everyone who can be captured, and why the others cannot."""
+        graphs, notes = GraphClock(self._device), {}
         count = rotations(self._stock.nbytes, cache_bytes(self._device))
         others = [self._operator.inputs(Make(self._device, seed), **self._case.sizes) for seed in range(1, count)]
         for name, trial in self._runners.items():
+            on_turn(name)
             try:
                 more = [Trial(self._operator.provider(name), each, self._case.mode).timed() for each in others]
                 graphs.capture(name, [trial.timed(), *more])
             except Exception as error:  # noqa: BLE001 - it keeps its device time, and its row says so
                 notes[name] = f"no graph time: {in_a_line(error)}"
-        if not graphs:
-            return {}, notes
-        return race(graphs.thunks, clock=graphs, cap_s=self._request.cap_s * len(results), on_turn=on_turn), notes
+        return graphs, notes
 
     # After the race.
 
@@ -354,7 +370,7 @@ class Heat:
                 opinion = self._opinion(thunk, best)
             if options.energy:
                 used = energy_per_call(thunk, best.median, self._log.monitor, self._settle, ENERGY_S)
-        marks = [*self._log.marks(name), *_marks(best, opinion)]
+        marks = [*self._log.marks(name), *_marks(best, opinion, self._exposed.get(name, 0))]
         return Timed(name, best, note, self._log.of(name), asdict(used) if used else None, opinion, marks)
 
     def _opinion(self, thunk: Thunk, result: Result) -> dict[str, Any]:
@@ -369,9 +385,12 @@ class Heat:
         settle(self._device)
 
 
-def _marks(result: Result, opinion: dict[str, Any] | None) -> list[dict[str, str]]:
+def _marks(result: Result, opinion: dict[str, Any] | None, exposed: int = 0) -> list[dict[str, str]]:
     """What a reader of a row must know before he believes its median."""
     found = []
+    if exposed > EXPOSED * len(result.samples):
+        text = f"in {exposed} of {len(result.samples)} rounds the device may have waited for the host to launch"
+        found.append({"kind": "launch gaps", "text": text})
     if len(found_modes := result.modes) > 1:
         low, high = found_modes
         text = f"two speeds: {low.median_s:.3g} s ({low.share:.0%} of samples) and {high.median_s:.3g} s"

@@ -17,7 +17,7 @@ INSTRUMENT = (
     "trial", "worker",
 )  # fmt: skip
 CLOCKS = ("perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "time", "time_ns", "process_time")
-ON_DEVICE = ("Event", "CUDAGraph", "graph", "synchronize", "current_stream", "get_device_properties")
+ON_DEVICE = ("Event", "CUDAGraph", "graph", "synchronize", "current_stream", "get_device_properties", "_sleep")
 MADE_OF = ("equal", "where", "stack", "finfo", "randn", "rand", "randint", "full", "zeros_like", "autograd")
 KINDS = (BuiltinFunctionType, FunctionType, type, property, int, float, ModuleType, staticmethod, classmethod)
 
