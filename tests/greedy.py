@@ -13,6 +13,7 @@ from torch import Tensor
 from bench.core.operator import Inputs, Make, Operator, Unsupported, fp32, grid, kernel, peer
 
 ROW_BYTES = 4096
+compilations: list[int] = []
 
 
 def twice(x: Tensor) -> Tensor:
@@ -70,6 +71,17 @@ class Twice(Operator):
             return x + x
 
         return run
+
+    @peer()
+    def compiled(self, x: Tensor) -> Callable[[], Tensor]:
+        """Twice, by torch.compile; `compilations` has the lengths that it was compiled for."""
+
+        def backend(graph: Any, example: list[Any]) -> Any:
+            compilations.append(len(next(each for each in example if isinstance(each, Tensor))))
+            return graph
+
+        made = torch.compile(twice, backend=backend, dynamic=False)
+        return lambda: made(x)
 
     @peer(install="pip install more")
     def elsewhere(self, x: Tensor) -> Callable[[], Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from bench.core import memory
 from bench.core.child import Child
-from bench.core.frontier import ENVIRONMENT, FITS, NO_ROOM, frontier, parse_size, search, serve_probe
+from bench.core.frontier import ENVIRONMENT, FITS, NO_ROOM, Probe, frontier, parse_size, search, serve_probe
 from bench.core.memory import measure, out_of_memory
 from bench.core.trial import Trial
 from tests import greedy
@@ -185,6 +186,26 @@ def test_a_real_limit_is_found_under_a_cap(child: Child, provider: str, tensors:
     assert found["stopped"] == "out of memory"
     assert 0.9 * truth < found["largest"] <= 1.01 * truth
     assert found["cap_bytes"] == ROOM
+
+
+def test_what_is_compiled_is_compiled_for_every_length() -> None:
+    """torch would run the function as written from the ninth length on: the frontier of something else."""
+    greedy.compilations.clear()
+    lengths = [128 * i for i in range(1, 13)]
+    for length in lengths:
+        axes = {"seq_len": length, "dtype": torch.float32}
+        asked = Probe(greedy.__name__, "Twice", "compiled", "fwd", axes, "cpu", 1 << 30)
+        assert list(serve_probe(asked)) == [FITS]
+    assert greedy.compilations == lengths
+
+
+def test_a_probe_leaves_nothing_behind() -> None:
+    """What the call before it still held would count against the cap of the next."""
+    asked = Probe(greedy.__name__, "Twice", "naive", "fwd", {"seq_len": 512, "dtype": torch.float32}, "cpu", 1 << 30)
+    answers = serve_probe(asked)
+    assert next(answers) == FITS
+    held = [each for each in gc.get_objects() if type(each) is Tensor and each.shape == (512, greedy.ROW_BYTES // 4)]
+    assert not held
 
 
 def test_a_crash_and_an_absence_are_told_as_such(child: Child) -> None:

@@ -140,24 +140,30 @@ def serve_probe(probe: Probe) -> Iterator[Any]:
     device = torch.device(probe.device)
     operator: Operator = getattr(importlib.import_module(probe.module), probe.qualname)()
     case = Case(probe.axes, operator.sizes(**probe.axes), probe.mode)
+    torch.compiler.reset()  # of a function that it has compiled for eight lengths torch compiles no ninth
     try:
-        with _Capped(device, probe.cap_bytes):
-            trial = Trial(operator.provider(probe.provider), operator.inputs(Make(device), **case.sizes), case.mode)
-            trial.once()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+        _call_once(operator, case, probe, device)
     except (ImportError, Unsupported) as obstacle:
         install = operator.providers()[probe.provider].install
-        yield Out(probe.provider, "absent", str(obstacle), getattr(obstacle, "remedy", "") or install)
+        answer: Any = Out(probe.provider, "absent", str(obstacle), getattr(obstacle, "remedy", "") or install)
     except Exception as error:
         if not out_of_memory(error):
             raise
-        yield NO_ROOM
+        answer = NO_ROOM
     else:
-        yield FITS
-    finally:
+        answer = FITS
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    yield answer
+
+
+def _call_once(operator: Operator, case: Case, probe: Probe, device: torch.device) -> None:
+    """Nothing of it is left afterwards."""
+    with _Capped(device, probe.cap_bytes):
+        trial = Trial(operator.provider(probe.provider), operator.inputs(Make(device), **case.sizes), case.mode)
+        trial.once()
         if device.type == "cuda":
-            torch.cuda.empty_cache()
+            torch.cuda.synchronize(device)
 
 
 class _Capped:
