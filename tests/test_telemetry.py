@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -103,13 +105,54 @@ def test_an_older_driver_is_asked_by_the_older_name(gpu: Gpu, monkeypatch: pytes
     assert monitor(CUDA).read().throttled == ("software thermal slowdown",)
 
 
+def test_a_driver_older_than_its_binding_is_asked_by_the_older_name(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = gpu.module()
+
+    def missing(_: Any) -> int:
+        raise RuntimeError("Function Not Found")
+
+    module.nvmlDeviceGetCurrentClocksThrottleReasons = module.nvmlDeviceGetCurrentClocksEventReasons
+    module.nvmlDeviceGetCurrentClocksEventReasons = missing
+    monkeypatch.setitem(sys.modules, "pynvml", module)
+    gpu.bits = 0x8
+    assert monitor(CUDA).read().throttled == ("hardware slowdown",)
+    del module.nvmlDeviceGetCurrentClocksThrottleReasons
+    asking = monitor(CUDA)
+    assert asking.read().throttled == ()
+    assert asking.unavailable["throttled"] == "RuntimeError: Function Not Found"
+
+
+def test_our_own_processes_are_no_others(gpu: Gpu) -> None:
+    """The process that runs the tests may hold a context too, and so may a child that waits."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as waiting:
+        gpu.processes.append(SimpleNamespace(pid=waiting.pid, usedGpuMemory=1 << 28))
+        assert monitor(CUDA).read().foreign_processes == 0
+        waiting.communicate(b"\n")
+    context = multiprocessing.get_context("spawn")
+    mine, theirs = context.Pipe()
+    child = context.Process(target=_send_household, args=(theirs,))
+    child.start()
+    assert {os.getpid(), child.pid} <= mine.recv()
+    child.join()
+
+
+def _send_household(pipe: Any) -> None:
+    pipe.send(telemetry._household())
+
+
 def test_others_on_the_gpu_are_counted_and_we_are_not(gpu: Gpu) -> None:
     asking = monitor(CUDA)
     assert asking.read().foreign_processes == 0
     gpu.processes.append(SimpleNamespace(pid=1, usedGpuMemory=5 << 30))
     reading = asking.read()
     assert (reading.foreign_processes, reading.foreign_bytes) == (1, 5 << 30)
-    gpu.processes[0].pid = 7  # as in a container with pids of its own
+
+
+@pytest.mark.parametrize("told", [[7, 8], []])
+def test_where_we_are_not_told_others_are_unknown(gpu: Gpu, told: list[int]) -> None:
+    """As in a container with pids of its own, or where a driver tells it nobody."""
+    gpu.processes = [SimpleNamespace(pid=pid, usedGpuMemory=1 << 30) for pid in told]
+    asking = monitor(CUDA)
     assert asking.read().foreign_processes is None
     assert "pid namespace" in asking.unavailable["foreign_processes"]
 

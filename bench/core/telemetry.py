@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import statistics
 from collections.abc import Callable
@@ -92,9 +93,7 @@ class NvmlMonitor(_Asking):
         pynvml.nvmlInit()
         uuid = str(torch.cuda.get_device_properties(device).uuid)
         self._gpu = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
-        self._reasons: Any = getattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
-        if self._reasons is None:  # of drivers and bindings before 535
-            self._reasons = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons
+        self._reasons = self._newest_reasons()
 
     def read(self) -> Reading:
         """Clocks in Hz, temperature in degrees Celsius, power in watts as NVML averages it."""
@@ -125,13 +124,32 @@ class NvmlMonitor(_Asking):
     def _others(self) -> list[int | None]:
         """The memory of every other process with a CUDA context here.
 
-        In a container the driver may tell pids of another namespace; then it cannot be told which process is ours.
+        Only where we are among those that the driver tells can it be said who the others are: in a container it may
+        tell nobody, or pids of another namespace.
         """
         processes = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._gpu)
-        ours = [each for each in processes if each.pid == os.getpid()]
-        if processes and not ours:
+        if os.getpid() not in {each.pid for each in processes}:
             raise LookupError("which of the processes on the GPU is this one cannot be told (another pid namespace)")
-        return [each.usedGpuMemory for each in processes if each.pid != os.getpid()]
+        ours = _household() if len(processes) > 1 else {os.getpid()}
+        return [each.usedGpuMemory for each in processes if each.pid not in ours]
+
+    def _newest_reasons(self) -> Any:
+        """What tells why clocks are low, by the name that binding and driver know (the newer one both from 535 on)."""
+        newer = getattr(self._nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
+        older = getattr(self._nvml, "nvmlDeviceGetCurrentClocksThrottleReasons", None)
+        try:
+            assert newer is not None
+            newer(self._gpu)
+        except Exception:  # noqa: BLE001 - where neither answers, the first reading keeps the reason
+            return older or newer
+        return newer
+
+
+def _household() -> set[int]:
+    """This process, the one whose child it is, and all that these have started: they wait while it times."""
+    parent = multiprocessing.parent_process()
+    root = psutil.Process(None if parent is None else parent.pid)
+    return {os.getpid(), root.pid, *(each.pid for each in root.children(recursive=True))}
 
 
 class AmdMonitor(_Asking):
