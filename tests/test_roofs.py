@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def test_a_cpu_is_measured_in_seconds() -> None:
     began = time.perf_counter()
     found = {roof.name: roof for roof in measure(CPU)}
     assert time.perf_counter() - began < 20
-    assert {"copy", "triad", "gemm_bf16", "gemm_fp32", "gemm_int8", "special", "launch"} <= {
+    assert {"copy", "triad", "read", "gemm_bf16", "gemm_fp32", "gemm_int8", "special", "launch"} <= {
         name for name, roof in found.items() if roof.values
     }
     assert found["gemm_fp8"].reason == "NotImplementedError: fp8 products need sm_89 or newer"
@@ -68,6 +69,7 @@ def test_rates_are_amounts_over_times(monkeypatch: pytest.MonkeyPatch) -> None:
     array = roofs._array(CPU).nbytes
     assert found["copy"] == [4 * array, 8 * array]
     assert found["triad"] == [6 * array, 12 * array]
+    assert found["read"] == [2 * array, 4 * array]
     assert found["gemm_fp32"] == [2 * 16**3 / 0.5, 2 * 16**3 / 0.25]
     assert found["launch"] == [0.5 / roofs.LAUNCHES, 0.25 / roofs.LAUNCHES]
 
@@ -101,6 +103,34 @@ def test_the_bound_is_what_the_roofs_allow(
 ) -> None:
     bound = bound_s(traffic, flops, dtypes, cache, KNOWN)
     assert (bound.seconds if bound else None) == (pytest.approx(seconds) if seconds is not None else None)
+
+
+def test_what_only_reads_is_held_against_what_reading_can_do() -> None:
+    """A loss reads its logits and writes next to nothing; on a bus that reads faster than it copies, it is honest."""
+    bound = bound_s(1000, 0, {"bf16"}, 0, [*KNOWN, Roof("read", "byte/s", [110.0])])
+    assert bound is not None
+    assert implausible(1000 / 108.0, bound) == ""
+    assert implausible(1000 / 112.0, bound).startswith("above the roof")
+
+
+def _on_the_cpu(make: Any, *size: Any, device: Any) -> Any:  # noqa: ARG001 - there is no other here
+    return make(*size)
+
+
+def test_products_in_fp8_are_measured_as_fast_as_they_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On sm_90 sums of fewer bits are what kernels keep by default; a roof without them would condemn those."""
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 << 40, 1 << 40))
+    monkeypatch.setattr(roofs, "GEMM", {"cuda": 64})
+    for name in ("randn", "ones"):
+        monkeypatch.setattr(torch, name, partial(_on_the_cpu, getattr(torch, name)))
+    monkeypatch.setattr(torch, "_scaled_mm", lambda a, b, **how: asked.update(how, a=a, b=b))
+    call, operations = roofs._gemm_fp8(torch.device("cuda"))
+    call()
+    assert asked["use_fast_accum"] is True
+    assert (asked["a"].is_contiguous(), asked["b"].T.is_contiguous()) == (True, True), "expected rows times columns"
+    assert operations == 2 * 64**3
 
 
 def test_a_launch_is_a_bound_too() -> None:

@@ -1,7 +1,7 @@
 """The device's own roofs, measured by the run itself: what no row can beat.
 
-copy and triad move bytes, gemm_* multiply, special takes exp2, launch does nothing. Inputs are random: on zeros chips
-run faster.
+copy, triad and read move bytes, gemm_* multiply, special takes exp2, launch does nothing. Inputs are random: on zeros
+chips run faster.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ CAP_S = {"cpu": 0.4, "cuda": 1.0}
 STREAM_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}  # of one array
 GEMM = {"cpu": 1024, "cuda": 8192}
 LAUNCHES = 200
+STREAMS = ("copy", "triad", "read")
 SPECIALS = 1 << 16  # fp32 values: 256 KiB, which stay in the second-level cache of a CPU
 WIDTHS = {"int8": 1, "fp8": 1, "fp16": 2, "bf16": 2, "tf32": 4, "fp32": 4}
 Work = tuple[Callable[[], object], float]  # a call, and what it moves or computes
@@ -68,6 +69,7 @@ def measure(device: torch.device) -> list[Roof]:
     makers: dict[str, tuple[str, Callable[[torch.device], Work]]] = {
         "copy": ("byte/s", _copy),
         "triad": ("byte/s", _triad),
+        "read": ("byte/s", _read),
         "gemm_bf16": ("op/s", lambda device: _gemm(device, torch.bfloat16)),
         "gemm_fp16": ("op/s", lambda device: _gemm(device, torch.float16)),
         "gemm_fp32": ("op/s", lambda device: _gemm(device, torch.float32)),
@@ -96,7 +98,7 @@ def bound_s(
     """
     rates = {roof.name: roof.lenient for roof in roofs if roof.lenient}
     bounds = []
-    streams = [rates[name] for name in ("copy", "triad") if rates.get(name)]
+    streams = [rates[name] for name in STREAMS if rates.get(name)]
     if streams and (moved := max(0, traffic_bytes - cache_bytes)):
         bounds.append(Bound(moved / max(streams), f"{moved} bytes at {max(streams):.4g} byte/s"))
     named = {name for name in WIDTHS if name in dtypes}
@@ -189,8 +191,17 @@ def _triad(device: torch.device) -> Work:
     return lambda: torch.add(b, c, alpha=3.0, out=a), 3 * b.nbytes
 
 
+def _read(device: torch.device) -> Work:
+    """Reading alone is faster than copying: a bus need not turn around, and a CPU reads what it writes, too."""
+    x = _array(device)
+    out = torch.empty((), device=device)
+    return lambda: torch.sum(x, 0, out=out), x.nbytes
+
+
 def _gemm(device: torch.device, dtype: torch.dtype) -> Work:
     n = _side(device)
+    if device.type == "cpu" and dtype == torch.float16:
+        n //= 2  # most CPUs have no instructions for it, and take seconds
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
     return lambda: torch.mm(a, b, out=out), 2.0 * n**3
@@ -207,7 +218,11 @@ def _gemm_fp8(device: torch.device) -> Work:
         raise NotImplementedError("fp8 products need sm_89 or newer")
     n, one = _side(device), torch.ones((), device=device)
     a, b = (torch.randn(n, n, device=device).to(torch.float8_e4m3fn) for _ in range(2))
-    call = lambda: torch._scaled_mm(a, b.T, scale_a=one, scale_b=one, out_dtype=torch.bfloat16)  # noqa: E731
+
+    def call() -> Tensor:
+        # Sums that are exact to fewer bits are faster on sm_89 and sm_90, and kernels may keep such.
+        return torch._scaled_mm(a, b.T, scale_a=one, scale_b=one, out_dtype=torch.bfloat16, use_fast_accum=True)
+
     return call, 2.0 * n**3
 
 
