@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import shutil
@@ -22,10 +23,11 @@ from bench.core import device as devices
 DEVICE = devices.choose()
 
 from bench.core.baseline import FILE, Baseline
+from bench.core.child import TIMEOUT_S
 from bench.core.counts import Counts, Unit, paths_of, units_of
 from bench.core.frontier import parse_size
 from bench.core.hazards import HAZARDS
-from bench.core.journal import NotResumable
+from bench.core.journal import NotResumable, Unwritable
 from bench.core.ledger import Ledger
 from bench.core.messages import Options
 from bench.core.operator import Operator, mistakes_of
@@ -78,8 +80,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--row-timeout",
         type=seconds,
-        default=600.0,
-        help="what one step of one provider (compiling, proving, racing) may take before its row fails (default: 10m)",
+        default=None,
+        help="what one step of one provider (compiling, proving, racing) may take before its row fails (default: 10m, "
+        "or a fifth of the time budget if that is less, so that one that hangs does not cost all others theirs)",
     )
     group.addoption(
         "--memory-cap",
@@ -110,7 +113,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _options(config: pytest.Config, profile: str) -> Options:
     """What the user has chosen, defaults filled in."""
-    budget, source = config.getoption("time_budget"), config.getoption("config_from")
+    budget = config.getoption("time_budget") or (QUICK_BUDGET_S if profile == "quick" else None)
+    source = config.getoption("config_from")
     if source is not None:
         try:
             load_configs(source)
@@ -121,9 +125,9 @@ def _options(config: pytest.Config, profile: str) -> Options:
         config_from=None if source is None else str(source),
         energy=config.getoption("energy") or profile == "full",
         second_opinion=config.getoption("second_opinion"),
-        time_budget_s=budget or (QUICK_BUDGET_S if profile == "quick" else None),
+        time_budget_s=budget,
         memory_cap_bytes=config.getoption("memory_cap"),
-        row_timeout_s=config.getoption("row_timeout"),
+        row_timeout_s=config.getoption("row_timeout") or min(TIMEOUT_S, (budget or math.inf) / 5),
     )
 
 
@@ -238,7 +242,7 @@ def _begin_to_clock(session: pytest.Session, ledger: Ledger) -> None:
     option = session.config.option
     try:
         ledger.begin(resumes=option.resume)
-    except NotResumable as error:
+    except (NotResumable, Unwritable) as error:
         raise pytest.UsageError(str(error)) from None
     if not session.config.stash[NAMED]:
         option.benchmark_json = str(ledger.run.file)

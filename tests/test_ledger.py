@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
 
-from bench.core import child
+from bench.core import child, journal
 from bench.core.case import Case
 from bench.core.ledger import Ledger
 from bench.core.messages import Options
-from bench.core.record import ROOT, Record, this_run
+from bench.core.record import ROOT, Record, Run, this_run
 from bench.core.registry import NEEDS_GPU, operators
 from bench.core.roofs import Roof
 from tests import toy
@@ -112,6 +115,7 @@ def test_declaration_that_raises_fails_every_row_of_its_case_with_the_reason(boo
         ("crashing_import", "crashed with SIGSEGV"),
         ("raising_late", "RuntimeError: planted late"),
         ("poisoning", "RuntimeError: planted illegal access"),
+        ("poisoning_late", "RuntimeError: planted illegal access in the race"),
     ],
 )
 def test_crash_costs_only_the_row_that_crashed(book: Ledger, culprit: str, reason: str) -> None:
@@ -142,6 +146,11 @@ def test_memory_that_runs_out_is_told_as_that(book: Ledger) -> None:
     records = _records(book, "greedy", "eager")
     assert (records["greedy"].status, records["greedy"].reason) == ("absent", "out of memory")
     assert records["eager"].status == "measured"
+    book._records.clear()
+    records = _records(book, "naive", "greedy_late", "eager")
+    late = records["greedy_late"]
+    assert (late.status, late.reason) == ("absent", "out of memory beside its rivals")
+    assert records["naive"].status == records["eager"].status == "measured"
     case = next(case for case in toy.Double.sweep_cases("smoke") if case.sizes["n"] == 2048)
     record = book.record(toy.Double, case, "eager")
     assert record.status == "absent"
@@ -184,6 +193,7 @@ def test_a_case_that_outlives_the_time_budget_is_cut_short(book: Ledger) -> None
     began = time.monotonic()
     records = _records(book, "naive", "spinning")
     assert {record.reason.partition(":")[0] for record in records.values()} == {"left out"}
+    assert all(record.reason.endswith(", and ended proof spinning") for record in records.values())
     assert time.monotonic() - began < 20
 
 
@@ -227,3 +237,73 @@ def test_a_frontier_is_sought_once_and_kept(book: Ledger, monkeypatch: pytest.Mo
     assert (kept["operator"], kept["case"], kept["largest"]) == ("double", {"dtype": "fp32"}, 2048)
     assert kept["command"].endswith('::Double::test_frontier[eager-fwd]" -m frontier')
     assert (absent["largest"], absent["reason"]) == (None, NEEDS_GPU)
+
+
+def _with_journal(book: Ledger, tmp_path: Path, *providers: str) -> Path:
+    """Begin to clock the first case, with results in a folder of its own; gives the file that they belong in."""
+    saved = tmp_path / "results" / "a.json"
+    book.run = Elsewhere.of(book.run, saved)
+    book.planned[toy.Double, _case().id] = list(providers)
+    book.begin()
+    return saved
+
+
+class Elsewhere(Run):
+    """A run whose results belong somewhere else."""
+
+    place: Path
+
+    @classmethod
+    def of(cls, run: Run, place: Path) -> Run:
+        """The same run, with its results in `place`."""
+        elsewhere = cls(**asdict(run))
+        object.__setattr__(elsewhere, "place", place)
+        return elsewhere
+
+    @property
+    def file(self) -> Path:
+        """Where its results belong."""
+        return self.place
+
+
+def _save(saved: Path, *records: Record) -> None:
+    rows = [{"extra_info": {"record": record.as_dict()}} for record in records]
+    saved.write_text(json.dumps({"benchmarks": rows, "rooftile": {"absent": []}}))
+
+
+def test_the_journal_goes_only_when_every_row_is_in_the_file(book: Ledger, tmp_path: Path) -> None:
+    saved = _with_journal(book, tmp_path, "naive", "eager")
+    left = saved.with_suffix(".jsonl")
+    first, second = (book.record(toy.Double, _case(), name) for name in ("naive", "eager"))
+    assert len(journal.read(left).rows) == 2
+    assert "all rows are done, but not all are in" in book.finish(saved), "expected no file to be noticed"
+    _save(saved, first)  # as after -x or ctrl-C, when the second was clocked but not yet told
+    assert "all rows are done, but not all are in" in book.finish(saved)
+    saved.write_text(saved.read_text()[:-9])
+    assert "all rows are done, but not all are in" in book.finish(saved), "expected half a file to be noticed"
+    assert left.exists()
+    _save(saved, first, second)
+    assert book.finish(saved) == ""
+    assert not left.exists()
+
+
+def test_the_run_ends_where_rows_would_be_lost(book: Ledger, tmp_path: Path) -> None:
+    saved = _with_journal(book, tmp_path, "eager")
+    book.note(roofs=[])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    used = saved.with_suffix(".jsonl").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (used + 40, limits[1]))  # a disk with room for 40 bytes
+    try:
+        with pytest.raises(pytest.exit.Exception, match="expected to write what was clocked, got File too large"):
+            book.note(words="x" * 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert saved.with_suffix(".jsonl").stat().st_size == used, "expected no half line"
+    book.note(words="short")
+    assert journal.read(saved.with_suffix(".jsonl")).facts == {"roofs": [], "words": "short"}
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_clocked(book: Ledger, tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("in the way")
+    with pytest.raises(journal.Unwritable, match="expected a folder for results that can be written, got File exists"):
+        _with_journal(book, tmp_path, "eager")

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +119,8 @@ def _a_run(**changed: Any) -> Run:
 
 
 def _past(tmp_path: Path, run: Run) -> journal.Past:
-    written = Journal(tmp_path / "a.jsonl", run, ["row"])
-    written.write(kind="rows", rows=[{"record": {"id": "row"}, "samples_s": [1.0]}], races=[])
+    with closing(Journal(tmp_path / "a.jsonl", run, ["row"])) as written:
+        written.write(kind="rows", rows=[{"record": {"id": "row"}, "samples_s": [1.0]}], races=[])
     return journal.read(tmp_path / "a.jsonl")
 
 
@@ -160,6 +161,37 @@ def test_a_torn_line_is_cut_off_before_the_next_one(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write('{"kind": "ro')
     past = journal.read(path)
-    Journal(path, _a_run(), ["row"], past).write(kind="facts", roofs=[])
+    with closing(Journal(path, _a_run(), ["row"], past)) as resumed:
+        resumed.write(kind="facts", roofs=[])
     assert journal.read(path).facts["roofs"] == []
     assert len(path.read_text().splitlines()) == 3
+
+
+def test_a_run_that_is_still_going_on_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    running = Journal(path, _a_run(), ["row"])
+    running.write(kind="facts", roofs=[])
+    with pytest.raises(NotResumable, match=r"got .*a\.jsonl, which is still running"):
+        Journal(path, _a_run(), ["row"], journal.read(path))
+    running.write(kind="facts", roofs=[1])
+    assert journal.read(path).facts["roofs"] == [1], "expected the refused one to have touched nothing"
+    running.close()
+    with closing(Journal(path, _a_run(), ["row"], journal.read(path))) as resumed:
+        resumed.write(kind="facts", roofs=[2])
+    assert journal.read(path).facts["roofs"] == [2]
+
+
+def test_two_runs_of_the_same_second_never_share_a_journal(tmp_path: Path) -> None:
+    first, second = (Journal(tmp_path / "a.jsonl", _a_run(), [row]) for row in ("one", "two"))
+    with closing(first), closing(second):
+        first.write(kind="facts", roofs=[])
+        with pytest.raises(journal.Unwritable, match="got File exists"):
+            second.write(kind="facts", roofs=[])
+    assert journal.read(tmp_path / "a.jsonl").planned == ["one"]
+
+
+def test_the_newest_of_this_commit_goes_on_though_another_was_cut_short_later(tmp_path: Path) -> None:
+    for name in ("20260101T000000Z-aaa.jsonl", "20260102T000000Z-aaa.jsonl", "20260103T000000Z-bbb.jsonl"):
+        (tmp_path / name).touch()
+    assert journal.newest(tmp_path, "aaa").name == "20260102T000000Z-aaa.jsonl"
+    assert journal.newest(tmp_path, "ccc").name == "20260103T000000Z-bbb.jsonl", "expected one to be refused by name"

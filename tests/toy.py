@@ -151,6 +151,27 @@ class Double(Operator):
         raise RuntimeError("planted illegal access")
 
     @peer()
+    def poisoning_late(self, x: Tensor) -> Callable[[], Tensor]:
+        """Raises in the middle of the race, and leaves a process behind in which nothing works any more."""
+        calls = iter(range(10**9))
+
+        def fail() -> Tensor:
+            if next(calls) > 20:
+                from bench.core import heat
+
+                setattr(heat, "Stock", None)  # noqa: B010 - in this child only
+                raise RuntimeError("planted illegal access in the race")
+            return x * 2
+
+        return fail
+
+    @peer()
+    def greedy_late(self, x: Tensor) -> Callable[[], Tensor]:
+        """Finds no memory in the middle of the race, where its rivals hold theirs."""
+        calls = iter(range(10**9))
+        return lambda: x.new_empty(1 << 50) if next(calls) > 20 else x * 2
+
+    @peer()
     def crashing_import(self, x: Tensor) -> Callable[[], Tensor]:
         """Takes its process down when it is imported."""
         os.kill(os.getpid(), signal.SIGSEGV)

@@ -47,6 +47,7 @@ class Child:
         self._environment = dict(environment or {})
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
+        self._owes = False  # whether it has not answered in full yet
 
     def ask(
         self, request: Any, stall_s: float = STALL_S, timeout_s: float = TIMEOUT_S, until: float | None = None
@@ -58,11 +59,13 @@ class Child:
         `until` on the monotonic clock. An error inside `serve` is raised here as `ChildFailed`.
         """
         pipe = self._started()
+        self._owes = True
         try:
             pipe.send(request)
             while True:
                 self._wait(pipe, stall_s, timeout_s, until)
                 kind, content = pipe.recv()
+                self._owes = kind == "message"
                 if kind == "done":
                     return
                 if kind == "error":
@@ -82,12 +85,15 @@ class Child:
         if self._pipe is not None:
             self._pipe.close()
         self._process = self._pipe = None
+        self._owes = False
 
     def _wait(self, pipe: Connection, stall_s: float, timeout_s: float, until: float | None) -> None:
         """Until there is a message, or the child is ended because none will come."""
         began = sign = monotonic()
         work_s = 0.0
         while not pipe.poll(min(LOOK_EVERY_S, stall_s, timeout_s)):
+            if not self._alive() and not pipe.poll():  # something that it has started may still hold its end
+                raise ChildDied(self._epitaph())
             now = monotonic()
             if (done_s := self._work_s()) > work_s:
                 work_s, sign = done_s, now
@@ -115,8 +121,12 @@ class Child:
                 total += times.user + times.system + times.children_user + times.children_system
         return round(total, 1)
 
+    def _alive(self) -> bool:
+        return self._process is not None and self._process.is_alive()
+
     def _started(self) -> Connection:
-        if self._process is None or self._pipe is None or not self._process.is_alive():
+        """The pipe to a child that owes nobody an answer: one to an earlier question must not pass for this one's."""
+        if self._pipe is None or self._owes or not self._alive():
             self.stop()
             context = multiprocessing.get_context("spawn")
             self._pipe, far_end = context.Pipe()
@@ -168,11 +178,16 @@ def _set_environment(values: Mapping[str, str | None]) -> None:
 
 
 def _answer(serve: Serve, pipe: Connection) -> None:
-    """The child's life: answer one request after the other until the parent is gone."""
+    """The child's life: answer one request after the other until the parent is gone.
+
+    A terminal's ctrl-C goes to the parent and to the child; it is the parent who decides what becomes of the child.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow_parent, name="parent", daemon=True).start()
     while True:
         try:
             request = pipe.recv()
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             return
         try:
             for message in serve(request):
@@ -180,6 +195,20 @@ def _answer(serve: Serve, pipe: Connection) -> None:
             pipe.send(("done", None))
         except Exception as error:  # noqa: BLE001 - handed to the parent, whatever it is
             pipe.send(("error", _portable(error)))
+
+
+def _follow_parent() -> None:
+    """End with the parent, even in the middle of a call: an orphan would disturb the run that is started next.
+
+    Until then this thread sleeps in the kernel and disturbs nobody.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    for each in reversed(_family(os.getpid())[1:]):
+        with suppress(*GONE):
+            each.kill()
+    os._exit(1)
 
 
 def _portable(error: Exception) -> Exception:

@@ -7,22 +7,29 @@ came to be known on the way. A complete run is saved as JSON, and its journal re
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from bench.core.record import SCHEMA, Run
 
-# What must be the same for two parts of one run to be one run. A time budget only says when to stop.
+# What must be the same for two parts of one run to be one run. What may differ only says when to stop.
 SAME = ("device", "versions", "commit", "profile", "options")
-MAY_DIFFER = ("time_budget_s",)
+MAY_DIFFER = ("time_budget_s", "row_timeout_s")
 
 
 class NotResumable(ValueError):  # noqa: N818 - it reads as the verdict
     """There is no run to continue, or none that may be continued here and now; says why."""
+
+
+class Unwritable(OSError):  # noqa: N818 - as above
+    """Rows would be lost; says where, and why."""
 
 
 @dataclass
@@ -38,41 +45,54 @@ class Past:
 
 
 class Journal:
-    """Appends to a file. Nothing is written before there is something to say."""
+    """Appends to a file that it has to itself. Nothing is written before there is something to say."""
 
     def __init__(self, path: Path, run: Run, planned: Iterable[str], past: Past | None = None) -> None:
         self.path = path
         self._begun = past is not None
         self._header = {"kind": "run", "schema": SCHEMA, **asdict(run), "planned": list(planned)}
-        if past is not None:
+        self._file: BinaryIO | None = None
+        if past is None:
+            _try_to_write(path.parent)
+        else:
+            self._file = path.open("r+b", buffering=0)
+            _claim(self._file, path)
             # What a torn last line left would spoil the first line that is added.
-            with path.open("r+b") as file:
-                file.truncate(past.bytes_read)
+            self._file.truncate(past.bytes_read)
 
     def write(self, **entry: Any) -> None:
-        """Add a line, on disk when this returns."""
+        """Add a line, on disk when this returns. Raises `Unwritable`, with the lines before it whole."""
         lines = [entry] if self._begun else [self._header, entry]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
-        with self.path.open("ab") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        if not self._begun:
-            _sync_folder(self.path.parent)
-            self._begun = True
+        text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode()
+        try:
+            if self._file is None:
+                self._file = self.path.open("xb", buffering=0)  # never another run's, begun in the same second
+                _claim(self._file, self.path)
+            _append(self._file, text)
+            if not self._begun:
+                _sync(self.path.parent)
+        except OSError as error:
+            raise Unwritable(f"{self.path}: expected to write what was clocked, got {error.strerror}") from error
+        self._begun = True
 
-    def remove(self) -> None:
-        """What it holds has been saved elsewhere."""
+    def remove(self, saved: Path) -> None:
+        """What it holds has been saved elsewhere: first that is on disk, then this is gone."""
+        _sync(saved)
         self.path.unlink(missing_ok=True)
+        self.close()
+
+    def close(self) -> None:
+        """Let others go on with it."""
+        if self._file is not None:
+            self._file.close()
 
 
-def newest(folder: Path) -> Path:
-    """The journal that was begun last in a folder (their names begin with their dates)."""
+def newest(folder: Path, commit: str) -> Path:
+    """The journal that was begun last in a folder (their names begin with their dates), if possible at that commit."""
     found = sorted(folder.glob("*.jsonl"))
     if not found:
         raise NotResumable(f"--resume: expected the journal of a run that was cut short in {folder}, got none")
-    return found[-1]
+    return ([path for path in found if path.stem.endswith(commit[:12])] or found)[-1]
 
 
 def read(path: Path) -> Past:
@@ -142,9 +162,44 @@ def _difference(then: Any, now: Any) -> str:
     return f"{then}, got {now}"
 
 
-def _sync_folder(folder: Path) -> None:
-    """Have the folder's entry for a new file on disk too."""
-    handle = os.open(folder, os.O_RDONLY)
+def _try_to_write(folder: Path) -> None:
+    """Raises `Unwritable` where nothing can be written: better now than after the first case."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise Unwritable(f"{folder}: expected a folder for results that can be written, got {error.strerror}") from None
+
+
+def _claim(file: BinaryIO, path: Path) -> None:
+    """Have a journal for this process alone, as long as it lives. Some network file systems know no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise NotResumable(f"--resume: expected a run that was cut short, got {path}, which is still running") from None
+    except OSError:
+        pass
+
+
+def _append(file: BinaryIO, text: bytes) -> None:
+    """All of it, on disk, or nothing: half a line would spoil the next."""
+    length = file.seek(0, os.SEEK_END)
+    try:
+        written = 0
+        while written < len(text):
+            written += file.write(text[written:])
+        os.fsync(file.fileno())
+    except OSError:
+        with suppress(OSError):
+            file.truncate(length)
+        raise
+
+
+def _sync(path: Path) -> None:
+    """Have a file on disk, or a folder's entries."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

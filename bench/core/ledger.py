@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -73,7 +74,7 @@ class Ledger:
         self._done: set[tuple[type[Operator], str]] = set()
 
     def begin(self, resumes: bool = False) -> None:
-        """Keep a journal of what is planned, or go on with the newest one. Raises `NotResumable`."""
+        """Keep a journal of what is planned, or go on with the newest one. Raises `NotResumable` and `Unwritable`."""
         planned = [
             self.row_id(operator, case, name)
             for (operator, case_id), names in self.planned.items()
@@ -82,7 +83,7 @@ class Ledger:
         ]
         past = None
         if resumes:
-            past = journal.read(journal.newest(self.run.file.parent))
+            past = journal.read(journal.newest(self.run.file.parent, self.run.commit))
             self.run = journal.resume(past, self.run, planned)
             self._past = {row["record"]["id"]: row for row in past.rows}
             self.facts |= past.facts
@@ -96,10 +97,13 @@ class Ledger:
         if self._journal is None or not self._journal.path.exists():
             return ""
         planned = sum(len(names) for names in self.planned.values())
-        if len(self._records) == planned and saved.exists():
-            self._journal.remove()
-            return ""
-        return f"{len(self._records)} of {planned} rows are done; the same command with --resume does the others"
+        if len(self._records) < planned:
+            return f"{len(self._records)} of {planned} rows are done; the same command with --resume does the others"
+        held = _saved(saved)
+        if held is None or not {record.id for record in self._records.values()} <= held:
+            return f"all rows are done, but not all are in {saved}; the same command with --resume saves them"
+        self._journal.remove(saved)
+        return ""
 
     def replay(self, operator: type[Operator], case: Case, provider: str, benchmark: BenchmarkFixture) -> None:
         """Give pytest-benchmark the samples of a row, or skip or fail with the row's reason."""
@@ -164,13 +168,14 @@ class Ledger:
     def note(self, **facts: Any) -> None:
         """Keep facts of the run, in the journal too."""
         self.facts |= facts
-        if self._journal:
-            self._journal.write(kind="facts", **facts)
+        self._write(kind="facts", **facts)
 
     def close(self) -> None:
-        """End the children."""
+        """End the children, and leave the journal to others."""
         self._child.stop()
         self._prober.stop()
+        if self._journal:
+            self._journal.close()
 
     @staticmethod
     def row_id(operator: type[Operator], case: Case, provider: str) -> str:
@@ -204,16 +209,24 @@ class Ledger:
                 self._expect_time_for(operator)
                 for message in clocked(self._child, self._request(operator, case, providers), self._deadline):
                     self._take(operator, case, message)
-        except OutOfTime:
-            self._drop(operator, case, providers)
+        except OutOfTime as end:
+            self._drop(operator, case, providers, str(end))
         spent_s = time.monotonic() - began
         self._longest_s[operator] = max(spent_s, self._longest_s.get(operator, 0.0))
         rows = [
             {"record": self._records[row].as_dict(), "samples_s": self._samples.get(row, [])}
             for row in ((operator, case.id, name) for name in wanted)
         ]
-        if self._journal:
-            self._journal.write(kind="rows", rows=rows, races=self._races[races:])
+        self._write(kind="rows", rows=rows, races=self._races[races:])
+
+    def _write(self, **entry: Any) -> None:
+        """Keep a line in the journal; where that cannot be, the run ends before it clocks what would be lost."""
+        if self._journal is None:
+            return
+        try:
+            self._journal.write(**entry)
+        except journal.Unwritable as error:
+            pytest.exit(f"{error}; when that is mended, the same command with --resume goes on", returncode=1)
 
     @property
     def _deadline(self) -> float | None:
@@ -225,11 +238,12 @@ class Ledger:
         """Raise `OutOfTime` if a case would end after the time budget, going by the longest one of its operator."""
         known = self._longest_s.get(operator, max(self._longest_s.values(), default=0.0))
         if self._deadline is not None and time.monotonic() + known > self._deadline:
-            raise OutOfTime("it would not end in time")
+            raise OutOfTime("")
 
-    def _drop(self, operator: type[Operator], case: Case, providers: Iterable[str]) -> None:
-        """Leave a case to a run with more time, by name."""
+    def _drop(self, operator: type[Operator], case: Case, providers: Iterable[str], ended: str) -> None:
+        """Leave a case to a run with more time, by name; ended: what was going on, if it had begun."""
         words = f"left out: the time budget of {self.options.time_budget_s:.0f} s was spent (priority {case.priority})"
+        words += f", and ended {ended}" if ended else ""
         for name in providers:
             if (operator, case.id, name) not in self._records:
                 self._take(operator, case, Out(name, "absent", words, "a larger --time-budget"))
@@ -248,6 +262,7 @@ class Ledger:
                 self._roofs = [Roof(**each) for each in message.roofs]
                 self.note(roofs=message.roofs, conditions=message.conditions)
         except (ChildDied, ChildFailed) as end:
+            self._child.stop()  # the error may have poisoned its CUDA context
             self.note(roofs=[], conditions={"roofs": f"not measured: {end}"})
 
     def _needs_gpu(self, operator: type[Operator], case: Case, provider: str) -> bool:
@@ -355,3 +370,13 @@ class Ledger:
         elapsed = time.monotonic() - self._started
         left = f", {timedelta(seconds=round(elapsed / done * (total - done)))} left" if done else ""
         return f"[{done + 1} of {total}{left}] {operator.name()} {case.id}: {phase}"
+
+
+def _saved(file: Path) -> set[str] | None:
+    """The ids of the rows that a results file holds; None if it is no whole one."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        rows = [each["extra_info"]["record"] for each in found["benchmarks"]] + found["rooftile"]["absent"]
+        return {row["id"] for row in rows}
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
