@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import statistics
 import weakref
 from collections.abc import Callable, Iterator
@@ -332,16 +333,27 @@ def test_persisting_lines_are_given_up_or_it_is_said_why_not(
 
 
 def test_the_last_level_is_what_linux_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for index, (level, size) in enumerate([(1, "48K"), (2, "1024K"), (3, "32768K")]):
-        (tmp_path / f"index{index}").mkdir()
-        (tmp_path / f"index{index}" / "level").write_text(f"{level}\n")
-        (tmp_path / f"index{index}" / "size").write_text(f"{size}\n")
-    monkeypatch.setattr(clocks, "Path", lambda _: tmp_path)
+    """Six processors, of which two each share a cache of the third level; this process may run on the first four."""
+    for cpu in range(6):
+        pair = f"{cpu // 2 * 2}-{cpu // 2 * 2 + 1}\n"
+        for index, (level, size, beside) in enumerate(
+            [(1, "48K", f"{cpu}\n"), (2, "1024K", f"{cpu}\n"), (3, "32768K", pair)]
+        ):
+            folder = tmp_path / f"cpu{cpu}" / "cache" / f"index{index}"
+            folder.mkdir(parents=True)
+            for name, text in {"level": f"{level}\n", "size": f"{size}\n", "shared_cpu_list": beside}.items():
+                (folder / name).write_text(text)
+    monkeypatch.setattr(clocks, "Path", lambda name: tmp_path / name.removeprefix("/sys/devices/system/cpu/"))
+    allowed = {0, 1}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: allowed)
     assert cache_bytes(torch.device("cpu")) == 32 << 20
     assert HostClock().conditions() == {"flush_bytes": 64 << 20}
-    (tmp_path / "index2" / "size").write_text("who knows\n")
-    assert cache_bytes(torch.device("cpu")) == 1 << 20
-    monkeypatch.setattr(clocks, "Path", lambda _: tmp_path / "nowhere")
+    allowed |= {2, 3}
+    assert cache_bytes(torch.device("cpu")) == 64 << 20
+    for cpu in allowed:
+        (tmp_path / f"cpu{cpu}" / "cache" / "index2" / "size").write_text("who knows\n")
+    assert cache_bytes(torch.device("cpu")) == 4 << 20
+    allowed.clear()
     assert cache_bytes(torch.device("cpu")) == clocks.UNKNOWN_CACHE_BYTES
 
 

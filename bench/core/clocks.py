@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -282,17 +283,22 @@ def rotations(input_bytes: int, l2_bytes: int) -> int:
 
 
 def cache_bytes(device: torch.device) -> int:
-    """The last-level cache of a device: L2 of a GPU; of a CPU what Linux says, or 64 MiB where it says nothing."""
+    """The last-level cache of a device: L2 of a GPU; of a CPU what Linux says, or 64 MiB where it says nothing.
+
+    Of a CPU with several, all that this process may run beside are one: a flush is written by all of its threads.
+    """
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).L2_cache_size)
-    found = {}
-    for cache in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
-        try:
-            level, size = (int((cache / name).read_text().strip().removesuffix("K")) for name in ("level", "size"))
-        except (OSError, ValueError):
-            continue
-        found[level] = size << 10
-    return found[max(found)] if found else UNKNOWN_CACHE_BYTES
+    found: dict[int, dict[str, int]] = {}
+    for cpu in os.sched_getaffinity(0):
+        for cache in Path(f"/sys/devices/system/cpu/cpu{cpu}/cache").glob("index*"):
+            try:
+                level, size = (int((cache / name).read_text().strip().removesuffix("K")) for name in ("level", "size"))
+                beside = (cache / "shared_cpu_list").read_text()
+            except (OSError, ValueError):
+                continue
+            found.setdefault(level, {})[beside] = size << 10
+    return sum(found[max(found)].values()) if found else UNKNOWN_CACHE_BYTES
 
 
 def persisting_l2() -> tuple[Callable[[], object], str]:
