@@ -14,13 +14,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
-from bench.core import clocks
+from bench.core import clocks, worker
 from bench.core import heat as heat_module
+from bench.core.child import Child
 from bench.core.clocks import EventClock, GraphClock, HostClock, cache_bytes, persisting_l2
+from bench.core.device import pinning
 from bench.core.heat import Heat, _marks
+from bench.core.ledger import Ledger
 from bench.core.race import Result, race
 from bench.core.trial import Trial
 
@@ -403,3 +407,49 @@ def test_short_calls_are_raced_once_more_in_graphs(device: Device, monkeypatch: 
     assert turns[:2] == ["short", "refusing"], "expected a crash in a capture to be laid at the right door"
     assert heat._exposed == {"short": 0}
     assert raced.thunks_s == pytest.approx(len(graphs["short"].samples) * 64 * 4e-6, rel=1e-3)
+
+
+def _conditions_of_two_threads(_: Any) -> Iterator[dict[str, Any]]:
+    """A child's answer, once its threads have worked."""
+    torch.set_num_threads(2)
+    torch.ones(1 << 22).sum()
+    yield worker.conditions(torch.device("cpu"))
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"OMP_PROC_BIND": "close", "OMP_PLACES": "cores"}, "each thread to a processor of its own"),
+        ({"OMP_PROC_BIND": "false", "OMP_PLACES": None}, "no: 0 of 2 threads have a processor of their own"),
+    ],
+)
+def test_threads_are_bound_and_it_is_said_whether_they_are(environment: dict[str, str | None], words: str) -> None:
+    child = Child(_conditions_of_two_threads, environment | {"OMP_NUM_THREADS": "2"})
+    try:
+        (found,) = child.ask(None)
+    finally:
+        child.stop()
+    assert (found["threads"], found["pinned"]) == (2, words)
+    assert found["flush_bytes"] == 2 * cache_bytes(torch.device("cpu"))
+
+
+def test_the_ledger_binds_threads_where_the_user_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_PROC_BIND", raising=False)
+    monkeypatch.setenv("OMP_PLACES", "sockets")
+    assert pinning() == {"OMP_PROC_BIND": "close"}
+    monkeypatch.delenv("OMP_PLACES")
+    assert pinning() == {"OMP_PROC_BIND": "close", "OMP_PLACES": "cores"}
+    run: Any = None
+    assert Ledger(run, torch.device("cpu"))._child._environment == pinning()
+
+
+def test_a_core_that_runs_two_threads_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OMP_PLACES=cores gives a thread the whole core: two processors, which nobody else of ours runs on."""
+    places = iter([{0, 4}, {1, 5}, {0, 1, 4, 5}])
+    monkeypatch.setattr(worker, "_core", lambda cpu: f"{cpu % 4},{cpu % 4 + 4}")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: next(places))
+    threads = [SimpleNamespace(id=i) for i in range(3)]
+    monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(threads=lambda: threads))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert worker.pinned() == "each thread to a processor of its own"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -43,13 +44,21 @@ def conditions(device: torch.device) -> dict[str, Any]:
 
 
 def pinned() -> str:
-    """Whether each of torch's threads has a processor to itself, in words."""
+    """Whether each of torch's threads has a core to itself, in words."""
     threads = torch.get_num_threads()
     try:
-        places = [frozenset(os.sched_getaffinity(thread.id)) for thread in psutil.Process().threads()]
+        places = [os.sched_getaffinity(thread.id) for thread in psutil.Process().threads()]
     except (OSError, psutil.Error) as error:
         return f"unknown: {error}"
-    alone = {place for place in places if len(place) == 1}
-    if len(alone) >= threads:
+    cores = {next(iter(on)) for place in places if len(on := {_core(cpu) for cpu in place}) == 1}
+    if len(cores) >= threads:
         return "each thread to a processor of its own"
-    return f"no: {len(alone)} of {threads} threads have a processor of their own"
+    return f"no: {len(cores)} of {threads} threads have a processor of their own"
+
+
+def _core(cpu: int) -> str:
+    """The processors that Linux counts on the core of this one: several, where a core runs several threads."""
+    try:
+        return Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text(encoding="ascii")
+    except OSError:
+        return str(cpu)
