@@ -453,3 +453,21 @@ def test_a_core_that_runs_two_threads_is_one(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(threads=lambda: threads))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert worker.pinned() == "each thread to a processor of its own"
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize(("primary", "own_s"), [("device", 2e-6), ("graph", 2e-6)])
+def test_a_second_opinion_is_told_what_the_clock_adds(
+    device: Device, monkeypatch: pytest.MonkeyPatch, primary: str, own_s: float
+) -> None:
+    smallest = device.work("smallest", own_s)
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: SimpleNamespace(add_=lambda _: smallest()))
+    heat: Any = Heat.__new__(Heat)
+    heat._device = torch.device("cpu")
+    heat._clock = EventClock(heat._device)
+    result = Result(primary, samples_s={primary: [1e-5], f"{primary}_warm": [8e-6, 9e-6, 10e-6]})
+    found = heat._opinion(lambda: None, result)
+    assert found["own_s"] == pytest.approx(own_s)
+    assert (found["against"], found["against_s"]) == (f"{primary}_warm", 9e-6)
+    assert found["spread_s"] == pytest.approx(1e-6)
+    assert found["reason"] == "the profiler saw nothing on a device"

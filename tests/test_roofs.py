@@ -188,6 +188,16 @@ def test_cupti_is_heard_by_spans_of_calls() -> None:
     assert differs.as_dict()["by"] == "cupti"
 
 
+@pytest.mark.parametrize(("against_s", "agrees"), [(8.9e-6, False), (9.1e-6, True), (12.9e-6, True), (13.1e-6, False)])
+def test_what_a_clock_adds_of_its_own_is_no_disagreement(against_s: float, agrees: bool) -> None:
+    """CUPTI says 10 us. A clock that reads 2 us around nothing may say 2 us more, but not less; both spread by 1 us."""
+    seen = _calls(("a", 0, 10_000))
+    found = second_opinion(
+        lambda: None, lambda: None, "device_warm", against_s, 1e-6, own_s=2e-6, record=lambda *_: seen
+    )
+    assert (found.agrees, found.own_s) == (agrees, 2e-6)
+
+
 @pytest.mark.parametrize(
     ("seen", "words"),
     [

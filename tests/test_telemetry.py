@@ -11,11 +11,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from bench.core import telemetry
+from bench.core.clocks import Lap
 from bench.core.energy import energy_per_call
+from bench.core.race import race
 from bench.core.telemetry import CpuMonitor, Log, Reading, monitor
 
 
@@ -290,6 +293,36 @@ def test_a_throttled_stretch_is_marked_where_it_was() -> None:
     assert stretch == {"first_round": 40, "last_round": 59, "reasons": ["heat"]}
     assert log.marks("a") == [{"kind": "throttled", "text": "slowed in 20 of 100 rounds: heat"}]
     assert len(log.of("a")["readings"]) == 100
+
+
+def test_a_throttled_stretch_of_a_real_race_costs_no_sample() -> None:
+    """Two of five rounds at two thirds of the clock: told, marked, and every sample there, slow ones too."""
+    asking, rounds, generator = Scripted(), 200, np.random.default_rng(4)
+
+    class Throttling:
+        primary, flushed_s, laps = "device", 0.0, 0
+
+        def lap(self, thunk: Callable[[], object], fastest_s: float) -> Lap:
+            def run() -> dict[str, float]:
+                slow = 80 <= self.laps // 2 < 160
+                self.laps += 1
+                asking.now_s += 0.06
+                asking.reading = Reading(sm_clock_hz=1e9 if slow else 1.5e9, throttled=("heat",) if slow else ())
+                return {"device": float(str(thunk())) * (1.5 if slow else 1.0) * generator.normal(1, 2e-3)}
+
+            return Lap(run, {"device": 1})
+
+    log = Log(asking, clock=lambda: asking.now_s)
+    thunks = {"a": lambda: 1e-3, "b": lambda: 2e-3}
+    results = race(thunks, clock=Throttling(), min_rounds=rounds, max_rounds=rounds, on_lap=log.after)
+    for name in thunks:
+        assert len(results[name].samples) == rounds
+        (stretch,) = log.of(name)["throttled"]
+        assert abs(stretch["first_round"] - 80) <= 2
+        assert abs(stretch["last_round"] - 159) <= 2
+        assert {mark["kind"] for mark in log.marks(name)} == {"throttled", "unsteady clock"}
+        assert len(results[name].modes) == 2
+    assert results["b"].median / results["a"].median == pytest.approx(2.0, rel=0.005)
 
 
 def test_marks_name_others_and_an_unsteady_clock() -> None:
