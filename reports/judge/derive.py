@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy.stats import quantile_test
 
@@ -35,9 +38,8 @@ def derive(rows: pd.DataFrame, runs: Sequence[Run] = ()) -> pd.DataFrame:
     a provider is the fastest one, by median, on the same case of the same run that is neither naive nor one of our
     kernels nor the provider itself.
     """
-    spread = [_spread(samples) for samples in rows.samples_s]
-    rows = rows.assign(**{name: [each[i] for each in spread] for i, name in enumerate(SPREAD)})
-    rows = rows.astype(dict.fromkeys(SPREAD, "float64"))
+    spread = _spread(rows.samples_s.tolist())
+    rows = rows.assign(**{name: spread[:, i] for i, name in enumerate(SPREAD)})
     rows["bytes_per_s"] = rows.traffic_bytes / rows.median_s
     rows["flop_per_s"] = rows.flops / rows.median_s
     return against_roofs(_with_clock(_with_axes(_with_rivals(rows))), runs)
@@ -69,22 +71,43 @@ def _median(values: Sequence[float] | None) -> float:
     return float(np.median(values)) if values else np.nan
 
 
-def _spread(samples: list[float]) -> tuple[float, ...]:
-    """Median, its distribution-free interval from order statistics (NaN below 6 samples), and quartiles."""
-    if not samples:
-        return (np.nan,) * len(SPREAD)
-    q1, median, q3 = np.quantile(samples, [0.25, 0.5, 0.75])
-    interval = quantile_test(samples, q=median, p=0.5).confidence_interval(CONFIDENCE)
-    return tuple(float(value) for value in (median, interval.low, interval.high, q1, q3))
+def _spread(samples: Sequence[list[float]]) -> npt.NDArray[np.float64]:
+    """Of each row median, its distribution-free interval from order statistics (NaN below 6 samples), and quartiles."""
+    found = np.full((len(samples), len(SPREAD)), np.nan)
+    places: defaultdict[int, list[int]] = defaultdict(list)
+    for place, each in enumerate(samples):
+        places[len(each)].append(place)
+    for count, alike in places.items():
+        if not count:
+            continue
+        ordered = np.sort([samples[place] for place in alike], axis=1)
+        low, high = (_at(ordered, rank) for rank in _ranks(count))
+        q1, median, q3 = np.quantile(ordered, [0.25, 0.5, 0.75], axis=1)
+        found[alike] = np.stack([median, low, high, q1, q3], axis=1)
+    return found
+
+
+@cache
+def _ranks(count: int) -> tuple[float, float]:
+    """Which of so many ordered samples are the ends of the median's interval, from 0; NaN where none is.
+
+    They follow from the number of samples alone, and a test of ranks costs as much as one of samples.
+    """
+    interval = quantile_test(range(count), q=0, p=0.5).confidence_interval(CONFIDENCE)
+    return float(interval.low), float(interval.high)
+
+
+def _at(ordered: npt.NDArray[np.float64], rank: float) -> npt.NDArray[np.float64]:
+    return np.full(len(ordered), np.nan) if np.isnan(rank) else ordered[:, int(rank)]
 
 
 def _with_rivals(rows: pd.DataFrame) -> pd.DataFrame:
     """Each row beside naive and beside the fastest other rival on its case."""
     measured = rows[rows.median_s.notna()].sort_values("median_s", kind="stable")
-    found: dict[Any, tuple[str, tuple[float, ...]]] = {}
-    for _, case in measured.groupby(CASE, sort=False):
-        raced = list(case.itertuples())
-        found |= {row.Index: _rivalry(row, raced) for row in raced}
+    cases: defaultdict[tuple[Any, ...], list[Any]] = defaultdict(list)
+    for row in measured[[*CASE, "provider", "role", "median_s", "low_s", "high_s"]].itertuples():
+        cases[row.run, row.operator, row.mode, row.case_id].append(row)
+    found = {row.Index: _rivalry(row, raced) for raced in cases.values() for row in raced}
     values = [found.get(index, ("", (np.nan,) * len(RIVALRY))) for index in rows.index]
     rows = rows.assign(rival=pd.Series([name for name, _ in values], rows.index, dtype="object"))
     for i, name in enumerate(RIVALRY):

@@ -30,7 +30,7 @@ def against_roofs(rows: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
     rates = {run.path: {roof.name: median(roof) for roof in run.roofs} for run in runs}
     found: list[tuple[str, str, float]] = []
     each: Any
-    for each in rows.itertuples():
+    for each in rows[["run", "dtypes", "point", "traffic_bytes", "flops"]].itertuples():
         unit = _unit(each.dtypes, each.point)
         found.append((unit, *_least(each, unit, rates.get(each.run, {}))))
     rows = rows.assign(
