@@ -23,8 +23,9 @@ from bench.core import heat as heat_module
 from bench.core.child import Child
 from bench.core.clocks import EventClock, GraphClock, HostClock, cache_bytes, persisting_l2
 from bench.core.device import pinning
-from bench.core.heat import Heat, _marks
+from bench.core.heat import Heat
 from bench.core.ledger import Ledger
+from bench.core.marks import marks
 from bench.core.race import Result, race
 from bench.core.trial import Trial
 
@@ -248,10 +249,10 @@ def test_a_call_that_waits_for_the_device_cannot_be_hidden_and_is_marked(device:
     result = race({"a": waiting}, clock=clock, min_rounds=20, max_rounds=20)["a"]
     assert result.median == pytest.approx(30e-6), "expected the gap behind the wait"
     assert clock.exposed[waiting] == 20
-    (mark,) = _marks(result, None, clock.exposed[waiting])
+    (mark,) = marks(result, None, clock.exposed[waiting])
     assert mark["kind"] == "launch gaps"
     assert mark["text"] == "in 20 of 20 rounds the device may have waited for the host to launch"
-    assert _marks(result, None, 2) == [], "expected no word of what cannot move a median"
+    assert marks(result, None, 2) == [], "expected no word of what cannot move a median"
 
 
 def test_small_sets_are_cold_in_graphs_too(device: Device) -> None:

@@ -19,6 +19,7 @@ from bench.core.case import Case, Make, plain
 from bench.core.clocks import GRAPH_BELOW_S, Clock, EventClock, GraphClock, HostClock, Thunk, cache_bytes, rotations
 from bench.core.energy import energy_per_call
 from bench.core.integrity import Seal, Settings
+from bench.core.marks import marks
 from bench.core.messages import Begun, Message, Out, Proven, Raced, Request, Timed
 from bench.core.obstacles import absent, give_back, in_a_line, settle, survive
 from bench.core.operator import Operator, Unsupported
@@ -41,7 +42,6 @@ HIDDEN = 0.1
 IDLE_MULTIPLE = 3.0
 ENERGY_S = 2.0
 SMALLEST_LAPS, SMALL_LAUNCH_S = 9, 20e-6
-EXPOSED = 0.1  # of the rounds; fewer do not move a median
 OTHER_INPUTS = "expected inputs that stay as they were, got others"
 
 
@@ -371,8 +371,8 @@ class Heat:
                 opinion = self._opinion(thunk, best)
             if options.energy:
                 used = energy_per_call(thunk, best.median, self._log.monitor, self._settle, ENERGY_S)
-        marks = [*self._log.marks(name), *_marks(best, opinion, self._exposed.get(name, 0))]
-        return Timed(name, best, note, self._log.of(name), asdict(used) if used else None, opinion, marks)
+        doubts = [*self._log.marks(name), *marks(best, opinion, self._exposed.get(name, 0))]
+        return Timed(name, best, note, self._log.of(name), asdict(used) if used else None, opinion, doubts)
 
     def _opinion(self, thunk: Thunk, result: Result) -> dict[str, Any]:
         """What CUPTI says of warm calls, against our own warm samples of them."""
@@ -395,18 +395,3 @@ class Heat:
 
     def _settle(self) -> None:
         settle(self._device)
-
-
-def _marks(result: Result, opinion: dict[str, Any] | None, exposed: int = 0) -> list[dict[str, str]]:
-    """What a reader of a row must know before he believes its median."""
-    found = []
-    if exposed > EXPOSED * len(result.samples):
-        text = f"in {exposed} of {len(result.samples)} rounds the device may have waited for the host to launch"
-        found.append({"kind": "launch gaps", "text": text})
-    if len(found_modes := result.modes) > 1:
-        low, high = found_modes
-        text = f"two speeds: {low.median_s:.3g} s ({low.share:.0%} of samples) and {high.median_s:.3g} s"
-        found.append({"kind": "bimodal", "text": text})
-    if opinion and opinion["agrees"] is False:
-        found.append({"kind": "second opinion", "text": str(opinion["reason"])})
-    return found
