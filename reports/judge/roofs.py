@@ -16,7 +16,7 @@ from reports.read.counts import Counts
 from reports.read.run import Roof, Run
 
 INTEGERS = ("int8",)
-STREAMS = ("copy", "triad")
+STREAMS = ("copy", "triad", "read")
 NAMES = {"special": "special functions", "launch": "launch"}
 
 
@@ -24,7 +24,7 @@ def against_roofs(rows: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
     """The table with `unit`, `least_s`, `roof` and `of_roof`.
 
     unit: the dtype that a row's operations run in, empty if unknown; least_s: the least time that the roofs of its run
-    allow, the longer of its bytes at the faster of copy and triad and its operations at the GEMM rate of its unit, by
+    allow, the longer of its bytes at the fastest of copy, triad and read and its operations at the GEMM rate of its unit, by
     medians; NaN unless both are known; roof: which of them; of_roof: least_s over the median.
     """
     rates = {run.path: {roof.name: median(roof) for roof in run.roofs} for run in runs}
@@ -98,7 +98,7 @@ def _line(roof: Roof, gpu: Gpu | None) -> RoofLine:
 def _sheet(name: str, gpu: Gpu) -> float:
     """What the data sheet says of a roof; NaN if nothing."""
     known: dict[str, float] = {"special": gpu["special"], "launch": gpu["launch_s"]}
-    known |= {"copy": gpu["bandwidth"], "triad": gpu["bandwidth"]}
+    known |= dict.fromkeys(STREAMS, gpu["bandwidth"])
     known |= {f"gemm_{dtype}": peak for dtype, peak in gpu["peaks"].items()}
     return known.get(name, math.nan)
 
