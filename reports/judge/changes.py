@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
+
+from reports.judge.steps import Floats, Step, steps
+from reports.judge.together import together
+from reports.read.summary import History
+
+# The role of a change that is the device's own.
+DEVICE = "device"
+NAMES = ("row", "operator", "mode", "case", "provider", "role")
 
 
 @dataclass(frozen=True)
@@ -14,6 +25,9 @@ class Change:
     run, before: the numbers of the first run behind the change and of the last one ahead of it; ratio: the time behind
     over the time ahead, so above 1 is slower, with the ends of its 95 % interval; runs: how many runs stand behind it;
     confirmed: at least two of them, one after the other; causes: what else changed there, the likeliest first.
+
+    Where most rows of a device move together, that is one change: its role is `device`, and row, operator, mode, case
+    and provider are empty. The ratio of a row is what it has done beyond that.
     """
 
     device: str
@@ -34,3 +48,68 @@ class Change:
     runs: int
     confirmed: bool
     causes: list[str] = field(default_factory=list)
+
+
+def changes(history: History) -> list[Change]:
+    """All changes of all devices, the newest first, in a run the device's own first, then the largest.
+
+    Of all that is told, at most a share of 1 % is expected to be noise (see `reports.judge.steps`). A row whose clock
+    changed begins anew: two clocks count different things. Trees with changes belong to no commit and are left out.
+    """
+    runs = history.runs[history.runs.dirty.ne(True)].sort_values(["started", "run"], kind="stable")
+    rows = history.rows[(history.rows.status == "measured") & (history.rows.median_s > 0)]
+    found: list[Change] = []
+    for device, those in runs.groupby("device", sort=False, observed=True):
+        found += _changes_of(str(device), those, rows[rows.run.isin(those.run)])
+    return sorted(found, key=lambda each: (-each.started.value, -each.run, bool(each.row), -abs(math.log(each.ratio))))
+
+
+def _changes_of(device: str, runs: pd.DataFrame, rows: pd.DataFrame) -> Iterator[Change]:
+    values, names = _matrix(runs, rows)
+    if not len(names):
+        return
+    common, wide = together(values, list(names.role))
+    table, least = np.column_stack([values - common[:, None], common]), np.zeros(len(names) + 1)
+    least[-1] = wide
+    if not common.any():
+        table, least = table[:, :-1], least[:-1]
+    for step in steps(table, least):
+        yield _change(device, runs, None if step.column == len(names) else names.iloc[step.column], step)
+
+
+def _matrix(runs: pd.DataFrame, rows: pd.DataFrame) -> tuple[Floats, pd.DataFrame]:
+    """Logarithms of medians as (runs in the order of time, rows), and what these rows are: a row of a table for each.
+
+    Where a run has a row twice, its last counts.
+    """
+    identity = rows[["row", "timer"]].astype(str)
+    column = identity.groupby(["row", "timer"], sort=False).ngroup().to_numpy()
+    place = pd.Series(range(len(runs)), index=runs.run.to_numpy()).reindex(rows.run).to_numpy()
+    values = np.full((len(runs), int(column.max(initial=-1)) + 1), np.nan)
+    values[place, column] = np.log(rows.median_s)
+    first = ~pd.Series(column).duplicated().to_numpy()
+    return values, rows.loc[first, list(NAMES)].astype(str)
+
+
+def _change(device: str, runs: pd.DataFrame, row: pd.Series | None, step: Step) -> Change:
+    run, before = runs.iloc[step.first], runs.iloc[step.last]
+    what = dict.fromkeys(NAMES, "") | {"role": DEVICE} if row is None else {name: str(row[name]) for name in NAMES}
+    return Change(
+        device=device,
+        row=what["row"],
+        operator=what["operator"],
+        mode=what["mode"],
+        case=what["case"],
+        provider=what["provider"],
+        role=what["role"],
+        run=int(run.run),
+        before=int(before.run),
+        started=pd.Timestamp(run.started),
+        commit=str(run.commit),
+        commit_before=str(before.commit),
+        ratio=math.exp(step.shift),
+        ratio_low=math.exp(step.low),
+        ratio_high=math.exp(step.high),
+        runs=step.runs,
+        confirmed=step.confirmed,
+    )
