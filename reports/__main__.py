@@ -1,4 +1,4 @@
-"""`python -m reports`: the newest results as a table and as one self-contained page."""
+"""`python -m reports`: the newest results as a table and as a site that needs no network."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from rich.text import Text
 from reports.judge.derive import derive
 from reports.read.counts import LEDGER
 from reports.read.counts import load as load_counts
+from reports.read.essays import essays
 from reports.read.load import expand, load, newest
 from reports.read.record import NotOurs
 from reports.show.terminal import console, show
-from reports.site.page import write
+from reports.site.site import write
+from reports.site.story import Story
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -28,11 +30,9 @@ def report(
             help="Results files or journals, or folders of them. Without any: the newest of every device in results/."
         ),
     ] = None,
-    output: Annotated[Path, typer.Option(help="The page: an .html file, or a folder for its index.html.")] = Path(
-        "report"
-    ),
+    output: Annotated[Path, typer.Option(help="The folder for the site; its index.html comes first.")] = Path("report"),
 ) -> None:
-    """Show results as a table here and as one HTML page that needs no network.
+    """Show results as a table here and as a site of HTML pages that needs no network.
 
     Files that are not results, and rows that are broken, are named and left out. The exit status is 1 where nothing
     could be shown, else 0.
@@ -41,7 +41,7 @@ def report(
     Examples:
       python -m reports                                  the newest results of every device
       python -m reports results/amd-epyc                 all results of one device
-      python -m reports a.json b.json --output ab.html   two runs on one page
+      python -m reports a.json b.json --output ab        two runs on one site
     """  # noqa: D301 - \b keeps the lines of the examples apart
     for source in sources or []:
         if not source.exists():
@@ -61,9 +61,11 @@ def report(
         raise typer.Exit(1)
     # The page comes before the table: whoever closes the pipe that the table goes to still has the page.
     try:
-        page = write(results, rows, output, counts)
+        page = write(Story(results, rows, counts, essays=essays(Path())), output)
     except OSError as error:
         raise typer.BadParameter(f"--output: expected a place to write to, got {output}: {error.strerror}") from error
+    except ValueError as error:
+        raise typer.BadParameter(f"--output: {error}") from error
     out = console()
     show(results, rows, out)
     out.print(Text(f"page: {page}"), soft_wrap=True)

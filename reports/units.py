@@ -69,6 +69,14 @@ def percent(value: float | None) -> str:
     return f"{share:.0f} %" if abs(share) >= 9.95 else f"{share:.2g} %"
 
 
+def change(ratio: float | None) -> str:
+    """A ratio of two times as the change from the one to the other, e.g. `+4.1 %`, `-12 %`, `0 %`."""
+    if ratio is None or _missing(ratio):
+        return NOTHING
+    share = percent(ratio - 1)
+    return f"+{share}" if ratio > 1 else share
+
+
 def plain(value: float) -> str:
     """A number of a case as it stands, e.g. `131072`, `0.5`; - where there is none."""
     return NOTHING if _missing(value) else f"{value:.0f}" if value == round(value) and value < 1e9 else f"{value:.4g}"

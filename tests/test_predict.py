@@ -17,13 +17,17 @@ from typer.testing import CliRunner
 
 from bench.__main__ import app
 from bench.hardware import GPUS, named
+from reports.judge.derive import derive
 from reports.judge.predict import Bound, counted, floor, gpu_of, main_unit, multiples, uncached_s
 from reports.read.counts import LEDGER, Counts, load
 from reports.read.load import Results, expand
 from reports.read.record import NotOurs
 from reports.show.counts_terminal import show_cases, show_resources
+from reports.site.book import book
 from reports.site.counts_page import counts_section
-from reports.site.page import render
+from reports.site.operator_page import chapters, operator_page
+from reports.site.site import render
+from reports.site.story import Story
 
 GPU = {
     "name": "NVIDIA Toy <b>", "bandwidth": 1e12, "peaks": {"fp32": 1e13, "bf16": 1e14}, "special": 1e12,
@@ -164,17 +168,18 @@ def test_the_ledger_is_no_results_file(tmp_path: Path) -> None:
 
 
 def test_the_page_shows_counts_and_escapes_names(counts: Counts) -> None:
-    results = Results()
-    page = render(results, results.rows.assign(median_s=math.nan), counts)
+    results, rows = Results(), derive(Results().rows)
+    site = render(Story(results, rows, counts))
+    page = site["operator-script-op.html"]
     assert "What our kernels cost" in page
     assert "<script>op" not in page
     assert "<i>much" not in page
     assert page.count('class="plot"') == 2
     assert "of them spills" in page
     assert "none of them was measured" in page
-    bare = render(results, results.rows.assign(median_s=math.nan))
-    assert "What our kernels cost" not in bare
-    assert "There are no counts to show." in bare
+    bare = render(Story(results, rows))
+    assert not any("What our kernels cost" in page for page in bare.values())
+    assert "There are no counts to show." in bare["index.html"]
 
 
 def test_the_page_takes_the_gpu_of_the_run(counts: Counts) -> None:
@@ -213,11 +218,11 @@ def test_names_are_text_on_the_page_and_on_the_terminal(monkeypatch: pytest.Monk
     ledger = _renamed(_ledger(), evil | {case: f"fwd-{EVIL}"})
     ledger["versions"] = {"torch": EVIL, "triton": EVIL}
     (folder / LEDGER).write_text(json.dumps(ledger))
-    results = Results()
-    page = render(results, results.rows.assign(median_s=math.nan), load(folder / LEDGER))
+    site = render(Story(Results(), derive(Results().rows), load(folder / LEDGER)))
+    for page in (site[name] for name in site if name.endswith(".html")):
+        assert page.count("<script") == page.count("</style>") == 1
+    page = "".join(site.values())
     page.encode()
-    assert "<script" not in page
-    assert page.count("</style>") == 1
     target = load(folder / LEDGER).resources.target[0]
     monkeypatch.setattr("bench.__main__._known", lambda _, text, __: [text])
     for arguments in (["--all", "--gpu", "h200"], ["--resources", "--target", target]):
@@ -242,8 +247,7 @@ def test_no_value_in_any_place_makes_a_traceback(monkeypatch: pytest.MonkeyPatch
     """Every part of a ledger becomes every kind of value: the ledger is refused with a reason, or it is shown."""
     for drawing in ("_roofline", "_bars"):  # they take most of the time
         monkeypatch.setattr(f"reports.site.counts_page.{drawing}", lambda *_: "<svg/>")
-    results = Results()
-    rows = results.rows.assign(median_s=math.nan)
+    rows = derive(Results().rows)
     refused = 0
     good = copy.deepcopy(_ledger())
     for place in _places(good):
@@ -260,7 +264,8 @@ def test_no_value_in_any_place_makes_a_traceback(monkeypatch: pytest.MonkeyPatch
             except NotOurs:
                 refused += 1
                 continue
-            render(results, rows, found)
+            whole = book(Story(Results(), rows, found))
+            assert all(operator_page(whole, each, {}).encode() for each in chapters(whole))
             out = Console(file=io.StringIO())
             show_cases(found, found.cases, list(found.gpus), out)
             show_resources(found.resources, out)

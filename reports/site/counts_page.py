@@ -40,14 +40,19 @@ class CountsSection:
     spilling: int
 
 
-def counts_section(counts: Counts, devices: Sequence[str]) -> CountsSection | None:
-    """The section for the first of these devices that the hardware table knows, else the H200; None of no counts."""
-    if not counts.gpus or counts.cases.provider.isna().all():
+def counts_section(counts: Counts, devices: Sequence[str], operator: str | None = None) -> CountsSection | None:
+    """The section for the first of these devices that the hardware table knows, else the H200; None of no counts.
+
+    Of one operator if it is named, else of all.
+    """
+    of_cases, of_resources = counts.cases, counts.resources
+    if operator is not None:
+        of_cases, of_resources = (each[each.operator == operator] for each in (of_cases, of_resources))
+    if not counts.gpus or of_cases.provider.isna().all():
         return None
-    known = [key for device in devices if (key := gpu_of(device, counts.gpus))]
-    gpu = counts.gpus.get(known[0] if known else DEFAULT_GPU) or next(iter(counts.gpus.values()))
-    cases = _bounded(counts.cases, gpu)
-    resources = counts.resources[counts.resources.default & counts.resources.target.isin(TARGETS)]
+    gpu = _chosen(counts, devices)
+    cases = _bounded(of_cases, gpu)
+    resources = of_resources[of_resources.default & of_resources.target.isin(TARGETS)]
     spills = resources[resources.spills_bytes.fillna(0) > 0]
     furthest = cases.sort_values("traffic", na_position="first").iloc[-1]
     return CountsSection(
@@ -64,6 +69,19 @@ def counts_section(counts: Counts, devices: Sequence[str]) -> CountsSection | No
         resources=resources.sort_values(["operator", "mode", "kernel", "configuration"]).to_dict("records"),
         spilling=len(spills),
     )
+
+
+def bounded(counts: Counts, devices: Sequence[str]) -> pd.DataFrame:
+    """All counted cases with their multiples and bounds on the GPU that a section shows, whose name is `gpu`."""
+    if not counts.gpus or counts.cases.provider.isna().all():
+        return pd.DataFrame()
+    gpu = _chosen(counts, devices)
+    return _bounded(counts.cases, gpu).assign(gpu=gpu["name"])
+
+
+def _chosen(counts: Counts, devices: Sequence[str]) -> dict[str, Any]:
+    known = [key for device in devices if (key := gpu_of(device, counts.gpus))]
+    return counts.gpus.get(known[0] if known else DEFAULT_GPU) or next(iter(counts.gpus.values()))
 
 
 def _bounded(cases: pd.DataFrame, gpu: dict[str, Any]) -> pd.DataFrame:

@@ -1,0 +1,61 @@
+"""The page of history: what changed when and why, the timelines behind it, and the runs they are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+from markupsafe import Markup
+
+from reports.read.summary import History
+from reports.site.book import Book
+from reports.site.page import fill
+
+TIMELINES = 24  # of rows; the others have none, and the page says how many they are
+CHANGES = 200
+RUNS = 50  # of each device, the newest
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """One row of one device over time."""
+
+    device: str
+    title: str
+    svg: Markup
+    alt: str
+
+
+@dataclass(frozen=True)
+class DeviceRuns:
+    """The newest runs of a device, with how many rows of each have a time, and how many older runs there are."""
+
+    device: str
+    runs: list[pd.Series]
+    more: int
+
+
+def history_page(book: Book, timelines: list[Timeline], untold: int) -> str:
+    """The page as text; `untold`: how many rows have no timeline here."""
+    changes = sorted(book.story.changes, key=lambda change: change.started, reverse=True)
+    history = book.story.history
+    return fill(
+        "history.html.j2",
+        **book.frame("history.html", "History"),
+        changes=changes[:CHANGES],
+        changes_more=max(0, len(changes) - CHANGES),
+        timelines=timelines,
+        untold=untold,
+        devices=[] if history is None else device_runs(history),
+    )
+
+
+def device_runs(history: History) -> list[DeviceRuns]:
+    """The runs of every device, the newest first."""
+    measured = history.rows.run[history.rows.median_s.notna()].value_counts()
+    found = []
+    for device, runs in history.runs.groupby("device", sort=True, observed=True):
+        ordered = runs.sort_values("started", ascending=False, kind="stable")
+        shown = ordered.head(RUNS).assign(measured=ordered.run.map(measured).fillna(0).astype(int))
+        found.append(DeviceRuns(str(device), [run for _, run in shown.iterrows()], len(ordered) - len(shown)))
+    return found
