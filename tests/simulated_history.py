@@ -85,7 +85,7 @@ def _record(provider: str, block: int, operator: str, mode: str, model: str, len
         "commit": COMMIT,
         "dirty": False,
         "command": f'pytest "bench/bench_{operator}.py::test_speed[{mode}-{name}-{provider}]" --benchmark-only',
-        "schema": 1,
+        "schema": 2,
     }
 
 
@@ -123,7 +123,7 @@ def write(
 def _facts(device: str, commit: str, started: str) -> dict[str, Any]:
     rates = {"copy": ("byte/s", 4.1e12), "triad": ("byte/s", 4.0e12), "gemm_bf16": ("op/s", 7e14)}
     return {
-        "schema": 1,
+        "schema": 2,
         "device": {"name": device, "kind": "cuda", "sms": 132, "device_memory_bytes": 150 << 30},
         "versions": {"python": "3.11.7", "torch": "2.13.0", "triton": "3.7.1"},
         "commit": commit,

@@ -208,7 +208,7 @@ def test_what_runs_first_under_a_time_budget() -> None:
 
 def test_records_are_json(book: Ledger) -> None:
     for record in _records(book, "eager", "missing").values():
-        assert json.loads(json.dumps(record.as_dict(), allow_nan=False))["schema"] == 1
+        assert json.loads(json.dumps(record.as_dict(), allow_nan=False))["schema"] == 2
 
 
 def test_dirty_run_says_so_in_its_name_and_records(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,7 @@ def test_a_kernel_without_a_choice_says_so() -> None:
     assert jit.launched == [64]
 
 
-def _file(tmp_path: Path, block: int, row: str = ROW, schema: int = 1) -> Path:
+def _file(tmp_path: Path, block: int, row: str = ROW, schema: int = 2) -> Path:
     entry = {"kernel": "kernel", "key": KEY, "config": _facts(block), "source": "tuned"}
     record = {"schema": schema, "id": row, "tuned": [entry]}
     path = tmp_path / f"{block}.json"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from reports.read.decode import decode
 from reports.read.record import NotOurs, entry, items, shown
 
 SUFFIX = ".jsonl"
@@ -47,8 +47,8 @@ def _lines(content: bytes, flaws: list[str]) -> Iterator[tuple[int, Any]]:
         if not line.strip():
             continue
         try:
-            yield number, json.loads(line)
-        except (ValueError, RecursionError):
+            yield number, decode(line)
+        except ValueError:
             flaws.append(TORN if number == len(lines) else f"line {number}: is not JSON")
 
 

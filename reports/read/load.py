@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import os
+import stat
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,8 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from reports.read import clocked, journal, record
+from reports.read import clocked, journal, migrate, record
 from reports.read.counts import LEDGER
+from reports.read.decode import decode
 from reports.read.record import NotOurs, clean, entry, flat, items, mapping
 from reports.read.run import Run, run_of
 
@@ -40,16 +42,20 @@ class Results:
     left_out: list[tuple[str, str]] = field(default_factory=list)
 
 
+class Unreadable(NotOurs):
+    """A file whose content is not to be had here and now."""
+
+
 def expand(sources: Sequence[Path]) -> list[Path]:
     """Files as they are, folders as the results files and journals under them (counts are none); none of them twice.
 
     A journal beside the results of the same run is a leftover, and no file of its own.
     """
     found = [
-        [path for path in sorted(source.rglob("*.json*")) if _is_results(path)] if source.is_dir() else [source]
+        [path for path in sorted(source.rglob("*.json*")) if is_results(path)] if is_folder(source) else [source]
         for source in sources
     ]
-    files = {file.resolve(): file for each in found for file in each}
+    files = {Path(os.path.realpath(file)): file for each in found for file in each}
     return [
         file
         for whole, file in files.items()
@@ -57,7 +63,16 @@ def expand(sources: Sequence[Path]) -> list[Path]:
     ]
 
 
-def _is_results(path: Path) -> bool:
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder; what may not be looked at, and a name that none can have, is none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def is_results(path: Path) -> bool:
+    """Whether a file may hold results, by its name."""
     return path.suffix in (".json", journal.SUFFIX) and path.name != LEDGER.name
 
 
@@ -67,7 +82,7 @@ def newest(folder: Path = RESULTS) -> list[list[Path]]:
     Of a run that left both, the results come before the journal.
     """
     files = [
-        sorted(filter(_is_results, each.iterdir()), key=lambda path: (path.stem, path.suffix == ".json"), reverse=True)
+        sorted(filter(is_results, each.iterdir()), key=lambda path: (path.stem, path.suffix == ".json"), reverse=True)
         for each in sorted(folder.glob("*/"))
     ]
     return [each for each in files if each]
@@ -85,7 +100,7 @@ def load(choices: Iterable[Sequence[Path]]) -> Results:
             try:
                 run, found, bad = _read(path)
             except NotOurs as reason:
-                results.left_out.append((_name(path), str(reason)))
+                results.left_out.append((name_of(path), str(reason)))
                 continue
             results.runs.append(run)
             results.left_out += [(run.path, flaw) for flaw in run.flaws]
@@ -100,32 +115,42 @@ def load(choices: Iterable[Sequence[Path]]) -> Results:
 
 def _read(path: Path) -> tuple[Run, list[dict[str, Any]], Counter[str]]:
     """One file: its facts, its rows, and why rows were left out. Raises `NotOurs` if it is none of ours."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise NotOurs(f"cannot be read: {error.strerror}") from error
+    content = _content(path)
     if path.suffix == journal.SUFFIX:
         found = journal.read(content)
-        run = run_of(_name(path), found.facts)
-        rows, bad = _rows(found.rows, run.path)
+        run = run_of(name_of(path), found.facts)
+        rows, bad = _rows(found.rows, run.path, found.facts)
         return replace(run, unfinished=len(rows), flaws=found.flaws + run.flaws), rows, bad
     try:
-        whole = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        whole = decode(content)
+    except ValueError as error:
         raise NotOurs("is not JSON, or not all of it") from error
-    run = run_of(_name(path), mapping(whole, "rooftile"))
-    absent = [{"record": each, "samples_s": None} for each in items(whole["rooftile"], "absent")]
-    rows, bad = _rows([*items(whole, "benchmarks"), *absent], run.path)
+    facts = mapping(whole, "rooftile")
+    run = run_of(name_of(path), facts)
+    absent = [{"record": each, "samples_s": None} for each in items(facts, "absent")]
+    rows, bad = _rows([*items(whole, "benchmarks"), *absent], run.path, facts)
     return run, rows, bad
 
 
-def _rows(claims: Sequence[Any], run: str) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """The rows that claims hold, and why others hold none."""
+def _content(path: Path) -> bytes:
+    """What a file holds. Raises `Unreadable`; of a pipe or a device it would wait for an end that need not come."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise Unreadable("cannot be read: expected a file, got a folder, a pipe or a device")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        if isinstance(error, Unreadable):
+            raise
+        raise Unreadable(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _rows(claims: Sequence[Any], run: str, facts: dict[str, Any]) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """The rows that claims hold, and why others hold none; `facts` of their run, as they were written."""
     rows: dict[tuple[str, ...], dict[str, Any]] = {}
     bad: Counter[str] = Counter()
     for claim in claims:
         try:
-            row = _row(claim, run)
+            row = _row(claim, run, facts)
         except NotOurs as reason:
             bad[str(reason)] += 1
             continue
@@ -135,15 +160,16 @@ def _rows(claims: Sequence[Any], run: str) -> tuple[list[dict[str, Any]], Counte
     return list(rows.values()), bad
 
 
-def _row(claim: Any, run: str) -> dict[str, Any]:
+def _row(claim: Any, run: str, facts: dict[str, Any]) -> dict[str, Any]:
     """A row as pytest-benchmark wrote it, or as a journal does. Raises `NotOurs`."""
     if isinstance(claim, dict) and "record" in claim:
         told, samples = claim["record"], claim.get("samples_s")
     else:
         told, samples = entry(mapping(claim, "extra_info"), "record"), entry(mapping(claim, "stats"), "data")
+    told = migrate.current(told, facts)
     return flat(told, samples, run) | clocked.clocked(told)
 
 
-def _name(path: Path) -> str:
+def name_of(path: Path) -> str:
     """A path as text that any terminal and any page can show."""
     return clean(str(path).encode(errors="surrogateescape").decode(errors="replace"))

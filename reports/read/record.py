@@ -10,8 +10,6 @@ from typing import Any
 
 from reports import units
 
-SCHEMA = 1
-
 TEXTS = (
     "run", "id", "operator", "mode", "case", "case_id", "provider", "role", "status", "reason", "remedy", "timer",
     "proven", "stopped", "command",
@@ -29,9 +27,10 @@ class NotOurs(ValueError):  # noqa: N818 - it reads as the verdict
 
 
 def flat(record: Any, samples: Any, run: str) -> dict[str, Any]:
-    """A record and its raw samples (seconds per call) as a row; only a measured row keeps them. Raises `NotOurs`."""
-    if (schema := entry(record, "schema")) != SCHEMA:
-        raise NotOurs(f"schema: expected {SCHEMA}, got {shown(schema)}")
+    """A record of today's schema and its raw samples (seconds per call) as a row. Raises `NotOurs`.
+
+    Only a measured row keeps its samples.
+    """
     case = axes(record)
     proof, memory, stop = (optional_mapping(record, name) for name in ("proof", "memory", "stop"))
     row: dict[str, Any] = {"run": run, "point": case, "case": label(case), "case_id": json.dumps(case, sort_keys=True)}

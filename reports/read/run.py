@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from reports.read import migrate
 from reports.read.record import (
-    SCHEMA,
     NotOurs,
     axes,
     clean,
@@ -98,8 +98,7 @@ class Run:
 
 def run_of(path: str, facts: dict[str, Any]) -> Run:
     """The run that a file tells of. Raises `NotOurs`."""
-    if (schema := entry(facts, "schema")) != SCHEMA:
-        raise NotOurs(f"schema: expected {SCHEMA}, got {shown(schema)}")
+    migrate.schema_of(facts)
     device, versions, dirty = mapping(facts, "device"), mapping(facts, "versions"), entry(facts, "dirty")
     if not (dirty is None or isinstance(dirty, bool)):
         raise NotOurs(f"dirty: expected true, false or null, got {shown(dirty)}")
