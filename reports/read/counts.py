@@ -45,8 +45,13 @@ class Counts:
 
 def load(path: Path = LEDGER) -> Counts:
     """Read the ledger. Raises `NotOurs`, which says what is wrong, and OSError where there is no such file."""
+    return parse(path.read_bytes())
+
+
+def parse(ledger: bytes) -> Counts:
+    """The ledger with this content. Raises `NotOurs`, which says what is wrong."""
     try:
-        content = _harmless(json.loads(path.read_bytes()))
+        content = _harmless(json.loads(ledger))
     except (ValueError, RecursionError) as error:
         raise NotOurs(f"expected JSON, got {clean(str(error))}") from None
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
