@@ -199,7 +199,7 @@ def test_what_is_common_is_seen_through_rows_that_move_or_are_missing() -> None:
 
 
 def test_a_thousand_runs_of_a_thousand_rows_take_seconds() -> None:
-    """500 runs of 1000 rows here, on a core that others share; docs tell the figure for 1000."""
+    """500 runs here, for the sake of the tests; a thousand take twice as long."""
     logs = noise((500, 1000), 13)
     logs[250:, ::50] += 0.1
     history: History = past(logs)
