@@ -16,7 +16,8 @@ from reports.__main__ import app
 from reports.judge.derive import derive
 from reports.read.counts import Counts
 from reports.read.load import Results, load
-from reports.site.page import render
+from reports.site.site import render
+from reports.site.story import Story
 
 MIB = 1 << 20
 
@@ -92,14 +93,26 @@ def rows_of(*paths: Path) -> pd.DataFrame:
     return derive(results.rows, results.runs)
 
 
-def page_of(*paths: Path, counts: Counts | None = None) -> str:
+def story_of(*paths: Path, counts: Counts | None = None) -> Story:
     results = load_files(*paths)
-    return render(results, derive(results.rows, results.runs), counts)
+    return Story(results, derive(results.rows, results.runs), counts)
+
+
+def site_of(*paths: Path, counts: Counts | None = None) -> dict[str, str]:
+    return render(story_of(*paths, counts=counts))
+
+
+def index_of(*paths: Path, counts: Counts | None = None) -> str:
+    return site_of(*paths, counts=counts)["index.html"]
+
+
+def page_of(*paths: Path, counts: Counts | None = None, operator: str = "rms_norm") -> str:
+    return site_of(*paths, counts=counts)[f"operator-{operator}.html"]
 
 
 def words_of(page: str) -> str:
     """What a page says, without markup, drawings and double spaces."""
-    page = re.sub(r"<style>.*?</style>|<svg.*?</svg>", "", page, flags=re.DOTALL)
+    page = re.sub(r"<style>.*?</style>|<script>.*?</script>|<svg.*?</svg>", "", page, flags=re.DOTALL)
     return " ".join(re.sub(r"<[^>]*>", " ", page).split())
 
 
@@ -108,18 +121,20 @@ def command(*arguments: object, columns: int = 120) -> Result:
 
 
 class Reader(HTMLParser):
-    """Follows a page's elements: all are closed in turn, ids are unique, and what is linked exists."""
+    """Follows a page's elements: which are left open, ids, links inside the page and to others (with their anchors)."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
         self.open: list[str] = []
         self.ids: list[str] = []
         self.links: set[str] = set()
+        self.pages: set[str] = set()
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.ids += [str(value) for name, value in attrs if name == "id"]
         self.links |= {str(value)[1:] for name, value in attrs if name.endswith("href") and str(value)[:1] == "#"}
+        self.pages |= {str(value) for name, value in attrs if tag == "a" and name == "href" and str(value)[:1] != "#"}
         if tag not in ("meta", "br", "link"):
             self.open.append(tag)
 

@@ -19,8 +19,22 @@ from reports.judge.derive import derive, throughput
 from reports.judge.standing import Standing, standings
 from reports.read.load import Results, expand, newest
 from reports.site.looks import DARK, LIGHT, looks
-from reports.site.page import render
-from tests.simulated import MIB, Reader, a_file, a_record, around, command, load_files, page_of, rows_of, words_of
+from reports.site.site import render
+from reports.site.story import Story
+from tests.simulated import (
+    MIB,
+    Reader,
+    a_file,
+    a_record,
+    around,
+    command,
+    index_of,
+    load_files,
+    page_of,
+    rows_of,
+    site_of,
+    words_of,
+)
 
 
 @pytest.fixture
@@ -80,7 +94,7 @@ def test_the_strongest_of_several_peers_is_the_rival_even_if_naive_is_faster(tmp
     assert _row(path, "liger", 512).over_rival == pytest.approx(1.5), "the strongest is compared with the next"
     standing = _standing(path)
     assert (standing.fastest, standing.rival, standing.ours) == ("naive", "liger", "triton")
-    assert "0.800x the speed of liger" in words_of(page_of(path))
+    assert "0.800x the speed of liger" in words_of(index_of(path))
 
 
 def test_the_overview_judges_the_largest_case_of_which_ours_has_a_time(typical: Path, tmp_path: Path) -> None:
@@ -102,7 +116,7 @@ def test_without_a_time_of_ours_the_overview_says_why(tmp_path: Path, status: st
     assert (standing.fastest, standing.rival, standing.ours) == ("eager", "eager", "")
     assert standing.reason == ("triton failed: needs a GPU" if failed else "needs a GPU")
     assert standing.failed is failed
-    assert standing.reason in words_of(page_of(path))
+    assert standing.reason in words_of(index_of(path))
 
 
 def test_runs_are_never_mixed(tmp_path: Path) -> None:
@@ -137,17 +151,20 @@ def test_throughput_is_told_in_the_unit_that_fits() -> None:
     assert 3e9 * throughput(moving).scale == pytest.approx(3)
 
 
-def test_the_page_shows_everything(typical: Path) -> None:
-    page = page_of(typical)
-    words = words_of(page)
-    assert "9 measured 3 absent, with a reason 1 failed" in words
+def test_the_pages_show_everything(typical: Path) -> None:
+    site = site_of(typical)
+    words = words_of(site["index.html"])
     assert "Simulated cpu, cores 2, memory 16.0 GiB" in words
     assert "2026-01-01 00:00 UTC" in words
-    assert "liger No module named &#39;liger_kernel&#39; rms_norm fwd pip install liger-kernel 3" in words
-    assert "quack on rms_norm fwd 1 row Disproved: output 0, row 3: expected an error of ..." in words
-    assert "triton 1.00 ms 970 us to 1.03 ms 16.8 2.00x 4.00x 8.00 MiB 1 / 4 all 7 precise host" in words
-    assert page.count("test_speed[") == 10, "expected the command behind each row and each failure"
     assert "ncommitted" not in words
+    page = site["operator-rms_norm.html"]
+    shown = "triton llama3-8b, bf16, 512 1.00 ms 970 us to 1.03 ms 16.8 2.00x 4.00x 8.00 MiB 1 / 4 all 7 precise host"
+    assert shown in words_of(page)
+    assert page.count("test_speed[") == 10, "expected the command behind each row and each failure"
+    for told in (words, words_of(page)):
+        assert "9 measured 3 absent, with a reason 1 failed" in told
+        assert "liger No module named &#39;liger_kernel&#39; rms_norm fwd pip install liger-kernel 3" in told
+        assert "quack on rms_norm fwd 1 row Disproved: output 0, row 3: expected an error of ..." in told
 
 
 def test_every_panel_is_drawn_and_described(typical: Path) -> None:
@@ -166,15 +183,19 @@ def test_every_panel_is_drawn_and_described(typical: Path) -> None:
     assert page.count("opacity: 0.16") == 6, "expected a band of time and of throughput for each provider"
 
 
-def test_the_page_asks_for_nothing(typical: Path) -> None:
-    page = page_of(typical)
-    assert "default-src 'none'" in page
-    assert not re.search(r"""(src|href)=["'](?!#|data:,")|url\((?!#)|@import|<script""", page)
-    assert re.findall(r"https?://[^\"'\s]+", page) == ["http://www.w3.org/1999/xlink", "http://www.w3.org/2000/svg"] * 6
+def test_the_pages_ask_for_nothing(typical: Path) -> None:
+    for name, page in site_of(typical).items():
+        if name.endswith(".html"):
+            assert "default-src 'none'" in page
+            assert not re.search(r"""src=|<link(?! rel="icon" href="data:,")|url\((?!#)|@import""", page)
+            assert page.count("<script") == 1
+            # What remains are names of kinds of markup, which nobody asks a host for.
+            found = {*re.findall(r"[a-z]+://[^\"'\s]+", page)}
+            assert found <= {"http://www.w3.org/1999/xlink", "http://www.w3.org/2000/svg"}
 
 
-def test_the_same_results_make_the_same_page(typical: Path) -> None:
-    assert page_of(typical) == page_of(typical)
+def test_the_same_results_make_the_same_site(typical: Path) -> None:
+    assert site_of(typical) == site_of(typical)
 
 
 def test_colours_are_variables_that_both_papers_define(typical: Path) -> None:
@@ -196,17 +217,23 @@ def test_rivals_differ_in_look_and_ours_is_alike_everywhere(tmp_path: Path) -> N
     assert len({look[f"peer{i}"].colour for i in range(7)}) == 7, "expected a colour twice only when all are taken"
 
 
-def test_the_page_is_well_formed_and_its_links_lead_somewhere(typical: Path) -> None:
-    reader = Reader(page_of(typical))
-    assert not reader.open
-    assert len(reader.ids) == len(set(reader.ids))
-    assert reader.links <= set(reader.ids)
+def test_pages_are_well_formed_and_their_links_lead_somewhere(typical: Path) -> None:
+    site = site_of(typical)
+    readers = {name: Reader(page) for name, page in site.items() if name.endswith(".html")}
+    for reader in readers.values():
+        assert not reader.open
+        assert len(reader.ids) == len(set(reader.ids))
+        assert reader.links <= set(reader.ids)
+        for link in reader.pages:
+            file, _, anchor = link.partition("#")
+            assert file in site
+            assert not anchor or anchor in readers[file].ids
 
 
 @pytest.mark.parametrize(("dirty", "words"), [(True, "uncommitted changes"), (None, "unknown state")])
 def test_a_run_of_no_commit_is_marked(tmp_path: Path, dirty: bool | None, words: str) -> None:
     path = a_file(tmp_path, [(a_record("eager", 512), around(1e-3))], dirty=dirty)
-    page = page_of(path)
+    page = index_of(path)
     assert f"{words.capitalize()}." in words_of(page)
     assert ("<title>DIRTY: " in page) is bool(dirty)
     assert words.upper() in command(path, "--output", tmp_path / "page").output
@@ -224,15 +251,20 @@ def test_names_are_text_wherever_they_stand(tmp_path: Path) -> None:
     lost = a_record("quack", 512) | texts | {"status": "failed"}
     facts: dict[str, Any] = dict(device={"name": EVIL, "kind": EVIL, EVIL: EVIL}, versions={EVIL: EVIL}, profile=EVIL)
     path = a_file(tmp_path, [(record, around(1e-3))], [gone, lost], command=EVIL, commit=EVIL, **facts)
-    page = page_of(path)
-    page.encode()
-    assert not Reader(page).open
-    assert "<script" not in page
-    assert page.count("</style>") == 1
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;$x$[bold]&amp;--&gt;" in page
+    site = site_of(path)
+    for name, page in site.items():
+        page.encode()
+        assert not {"\x1b", "\u202e"} & {*page}
+        if name.endswith(".html"):
+            assert not Reader(page).open
+            assert page.count("<script") == page.count("</style>") == 1
+    (operator_page,) = (name for name in site if name.startswith("operator"))
+    assert re.fullmatch(r"operator-[a-z0-9_-]+\.html", operator_page)
+    for name in ("index.html", operator_page):
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;$x$[bold]&amp;--&gt;" in site[name]
     shown = command(path, "--output", tmp_path / "page", columns=2000)
     assert shown.exit_code == 0
-    assert not {"\x1b", "\u202e"} & {*shown.output, *page}
+    assert not {"\x1b", "\u202e"} & {*shown.output}
     assert "<script>alert(1)</script>$x$[bold]&--></style>" in shown.output
 
 
@@ -291,7 +323,10 @@ BROKEN = {
     "truncated": (b'{"benchmarks": [{"name": "x", ', "is not JSON"),
     "a list": (b"[1, 2]", "rooftile: expected an object that holds it, got [1, 2]"),
     "foreign": (b'{"benchmarks": [], "version": "5"}', "rooftile: missing"),
-    "another schema": (b'{"benchmarks": [], "rooftile": {"schema": 99}}', "written by a newer rooftile: schema 99, and this one reads up to 2"),
+    "another schema": (
+        b'{"benchmarks": [], "rooftile": {"schema": 99}}',
+        "written by a newer rooftile: schema 99, and this one reads up to 2",
+    ),
     "null": (b"null", "rooftile: expected"),
     "deep": (b"[" * 100_000, "is not JSON"),
     "binary": (bytes(range(256)), "is not JSON"),
@@ -311,7 +346,9 @@ def test_broken_files_are_named_and_left_out(tmp_path: Path, typical: Path, kind
 
 def test_the_page_names_what_was_left_out(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text("{")
-    words = words_of(page_of(tmp_path / "broken.json", a_file(tmp_path, [(a_record("eager", 512, role="odd"), [1.0])])))
+    words = words_of(
+        index_of(tmp_path / "broken.json", a_file(tmp_path, [(a_record("eager", 512, role="odd"), [1.0])]))
+    )
     assert re.search(r"Left out\. \S+broken\.json is not JSON", words)
     assert "1 row: role: expected one of reference, kernel, peer, got &#34;odd&#34;" in words
 
@@ -333,8 +370,9 @@ ODD: tuple[Any, ...] = (None, "x", [1], {"a": 1}, -1, True, float("nan"), 10**40
 
 def test_no_value_in_any_place_makes_a_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every field of a file becomes every kind of value: the file or the row is named, or shown, and all else stays."""
-    for drawing in ("panel", "swatch"):  # it takes most of the time, and is tried above
-        monkeypatch.setattr(f"reports.site.page.{drawing}", lambda *_: "<svg/>")
+    # Drawing takes most of the time, and is tried elsewhere.
+    monkeypatch.setattr("reports.site.panels._each", lambda jobs: ["<svg/>" for _ in jobs])
+    monkeypatch.setattr("reports.site.book.swatch", lambda *_: "<svg/>")
     absent = [a_record("liger", 512, status="absent", reason="none here")]
     path = a_file(tmp_path, [(a_record("eager", 512), around(1e-3))], absent)
     good = json.loads(path.read_text())
@@ -352,7 +390,7 @@ def test_no_value_in_any_place_makes_a_traceback(tmp_path: Path, monkeypatch: py
             files[-1].write_text(json.dumps(_set(good, place, value)))
         results = load_files(*files)
         rows = derive(results.rows)
-        render(results, rows).encode()
+        assert all(page.encode() for page in render(Story(results, rows)).values())
         odd = {path for path, _ in results.left_out}
         assert all(str(file) in odd or (rows.run == str(file)).sum() == 2 for file in files), place
 
@@ -389,7 +427,7 @@ def test_a_measured_row_that_cannot_be_believed_is_a_failed_one(
 def test_records_without_proof_or_memory_show_as_unknown(tmp_path: Path) -> None:
     record = a_record("eager", 512, proof=None, memory=None, stop=None, setup_s=None)
     words = words_of(page_of(a_file(tmp_path, [(record, [1e-3])])))
-    assert "eager 1.00 ms too few rounds 16.8 - - - no proof 1 - host" in words
+    assert "eager llama3-8b, bf16, 512 1.00 ms too few rounds 16.8 - - - no proof 1 - host" in words
 
 
 def test_nothing_to_show_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,7 +435,7 @@ def test_nothing_to_show_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     bare = command()
     assert bare.exit_code == 1
     assert "No results to show" in bare.output
-    assert "There are no rows to show" in render(Results(), derive(Results().rows))
+    assert "There are no rows to show" in render(Story(Results(), derive(Results().rows)))["index.html"]
     lost = command("nowhere")
     assert lost.exit_code == 2
     assert "nowhere" in lost.output
@@ -436,16 +474,19 @@ def test_a_newest_file_that_was_cut_off_gives_way_to_the_one_before(
     assert "old" not in shown.output
 
 
-def test_the_output_may_be_a_file_or_a_folder_and_says_when_it_cannot_be(typical: Path, tmp_path: Path) -> None:
-    assert command(typical, "--output", tmp_path / "deep/er/page.html").exit_code == 0
-    assert (tmp_path / "deep/er/page.html").exists()
+def test_the_output_is_a_folder_and_says_when_it_cannot_be(typical: Path, tmp_path: Path) -> None:
+    assert command(typical, "--output", tmp_path / "deep/er").exit_code == 0
+    assert (tmp_path / "deep/er/index.html").exists()
+    single = command(typical, "--output", tmp_path / "page.html")
+    assert single.exit_code == 2
+    assert "expected a folder" in single.output
     impossible = command(typical, "--output", typical)
     assert impossible.exit_code == 2
     assert "expected a place to write to" in impossible.output
 
 
 def test_help_has_examples() -> None:
-    assert "python -m reports a.json b.json --output ab.html" in command("--help").output
+    assert "python -m reports a.json b.json --output ab " in command("--help").output
 
 
 def test_a_closed_pipe_costs_the_table_and_not_the_page(
@@ -455,8 +496,8 @@ def test_a_closed_pipe_costs_the_table_and_not_the_page(
         raise BrokenPipeError
 
     monkeypatch.setattr("reports.__main__.show", closed)
-    assert command(typical, "--output", tmp_path / "page.html").exit_code != 0
-    assert (tmp_path / "page.html").exists()
+    assert command(typical, "--output", tmp_path / "page").exit_code != 0
+    assert (tmp_path / "page/index.html").exists()
 
 
 TOLD = [

@@ -20,9 +20,22 @@ from reports.read.load import expand, load, newest
 from reports.show.details import details
 from reports.show.header import options
 from reports.site.looks import looks
-from reports.site.page import render
+from reports.site.site import render
+from reports.site.story import Story
 from tests import simulated_gpu
-from tests.simulated import MIB, Reader, a_file, a_record, around, command, load_files, page_of, rows_of, words_of
+from tests.simulated import (
+    MIB,
+    Reader,
+    a_file,
+    a_record,
+    around,
+    command,
+    load_files,
+    page_of,
+    rows_of,
+    site_of,
+    words_of,
+)
 from tests.simulated_gpu import BF16, COPY, INT8, LENGTHS
 
 ROOT = Path(__file__).parents[1]
@@ -40,8 +53,13 @@ def rows(gpu: Path) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def page(gpu: Path) -> str:
-    return page_of(gpu, counts=COUNTS)
+def site(gpu: Path) -> dict[str, str]:
+    return site_of(gpu, counts=COUNTS)
+
+
+@pytest.fixture(scope="module")
+def page(site: dict[str, str]) -> str:
+    return site["operator-rms_norm.html"]
 
 
 def _row(rows: pd.DataFrame, provider: str, length: int = 1024, operator: str = "rms_norm", mode: str = "fwd") -> Any:
@@ -117,8 +135,8 @@ def test_roofs_stand_beside_the_data_sheet(gpu: Path) -> None:
     assert {line.sheet for line in roof_lines(run, None)} == {"-"}
 
 
-def test_the_header_tells_how_the_run_was_measured(page: str) -> None:
-    words = words_of(page)
+def test_the_overview_tells_how_the_run_was_measured(site: dict[str, str]) -> None:
+    words = words_of(site["index.html"])
     assert (
         "the harness added 34 % to the wall time of what it timed ; "
         "flushing caches before each cold call took another 21 %"
@@ -173,31 +191,36 @@ def test_doubts_are_visible_without_a_click(page: str) -> None:
 
 def test_energy_has_a_panel_where_there_is_any(page: str, tmp_path: Path) -> None:
     panels = [panel.partition(":")[0] for panel in re.findall(r'role="img" aria-label="([^"]*)"><svg', page)]
-    assert panels.count("Energy per call") == panels.count("Time per call") == 3
+    assert panels.count("Energy per call") == panels.count("Time per call") == 2
     without = a_file(tmp_path, [(a_record("eager", 512), around(1e-3))])
     assert "Energy per call" not in page_of(without)
 
 
-def test_the_page_of_everything_is_well_formed_and_asks_for_nothing(page: str) -> None:
-    reader = Reader(page)
-    assert not reader.open
-    assert len(reader.ids) == len(set(reader.ids))
-    assert reader.links <= set(reader.ids)
-    assert not re.search(r"""(src|href)=["'](?!#|data:,")|url\((?!#)|@import|<script""", page)
+def test_the_site_of_everything_is_well_formed_and_asks_for_nothing(site: dict[str, str]) -> None:
+    for page in (site[name] for name in site if name.endswith(".html")):
+        reader = Reader(page)
+        assert not reader.open
+        assert len(reader.ids) == len(set(reader.ids))
+        assert reader.links <= set(reader.ids)
+        assert {link.partition("#")[0] for link in reader.pages} <= set(site)
+        assert not re.search(r"""src=|<link(?! rel="icon" href="data:,")|url\((?!#)|@import""", page)
 
 
-def test_invalid_rows_are_loud_and_enter_nothing(rows: pd.DataFrame, page: str) -> None:
+def test_invalid_rows_are_loud_and_enter_nothing(rows: pd.DataFrame, site: dict[str, str]) -> None:
     invalid = rows[rows.status == "invalid"]
     assert len(invalid) == 2
     assert invalid.median_s.isna().all()
     assert invalid.samples_s.map(len).eq(0).all()
     assert "flashinfer" not in looks(rows)
     assert not rows.rival.eq("flashinfer").any()
-    words = words_of(page)
+    words = words_of(site["index.html"])
     assert "60 measured 4 absent, with a reason 1 failed 2 invalid" in words
     assert "Invalid These rows were timed, but their times cannot be true." in words
     assert "flashinfer on rms_norm fwd 2 rows needs 5.31 TB/s, 1.29x what copy measured" in words
-    assert words.index("Invalid These rows") < words.index("Failed These rows") < words.index("rms_norm forward 1.00")
+    assert words.index("Invalid These rows") < words.index("Failed These rows") < words.index("Against the run before")
+    words = words_of(site["operator-rms_norm.html"])
+    assert words.index("Invalid These rows") < words.index("rms_norm forward 1.00")
+    assert "Failed These rows" in words_of(site["operator-int8_matmul.html"])
 
 
 def test_samples_of_an_invalid_row_are_kept_out_wherever_they_stand(tmp_path: Path) -> None:
@@ -213,24 +236,26 @@ def test_samples_of_an_invalid_row_are_kept_out_wherever_they_stand(tmp_path: Pa
     assert "1.00 ns" not in words_of(page_of(path))
 
 
-def test_frontiers_and_dropped_cases_are_listed(page: str, tmp_path: Path) -> None:
-    words = words_of(page)
+def test_frontiers_and_dropped_cases_are_listed(site: dict[str, str], tmp_path: Path) -> None:
+    words = words_of(site["operator-attention.html"])
     row = "attention forward llama3-8b, causal, bf16 naive 16384 not 32768 out of memory tried to allocate 128 GiB"
     assert row in words
     assert "triton 1048576 longest tried" in words
     assert "flash_attn none fits not 512 failed" in words
-    assert "Dropped by the time budget These 3 cases were planned" in words
-    assert "swiglu bwd-llama3-70b-seq_len8192-fused-bf16 priority 3" in words
-    bare = words_of(page_of(a_file(tmp_path, [(a_record("eager", 512), around(1e-3))])))
-    assert "Out-of-memory frontier" not in bare
-    assert "Dropped" not in bare
+    for name in ("index.html", "operator-swiglu.html"):
+        words = words_of(site[name])
+        assert "Dropped by the time budget These 3 cases were planned" in words
+        assert "swiglu bwd-llama3-70b-seq_len8192-fused-bf16 priority 3" in words
+    for bare in site_of(a_file(tmp_path, [(a_record("eager", 512), around(1e-3))])).values():
+        assert "Out-of-memory frontier" not in words_of(bare)
+        assert "Dropped" not in words_of(bare)
 
 
 def test_the_terminal_has_the_new_columns_where_there_is_room(
     gpu: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    wide = command(gpu, "--output", tmp_path / "page.html", columns=160).output
+    wide = command(gpu, "--output", tmp_path / "page", columns=160).output
     assert "budget  of roof  cold/warm\n" in wide
     assert re.search(r"triton +7\.83 us .* 25 % +52 % +1\.43x  throttled, second opinion\n", wide)
     assert re.search(r"INVALID flashinfer on rms_norm fwd, 2 rows: needs 5\.31 TB/s[^\n]*\n  pytest ", wide)
@@ -240,7 +265,7 @@ def test_the_terminal_has_the_new_columns_where_there_is_room(
         "attention fwd: llama3-8b, causal, bf16: naive 16384 (out of memory), triton 1048576 (longest tried), "
         "flash_attn none (failed)\n"
     ) in wide
-    narrow = command(gpu, "--output", tmp_path / "page.html", columns=80).output
+    narrow = command(gpu, "--output", tmp_path / "page", columns=80).output
     assert "cold/warm" not in narrow
     assert "throttled" in narrow
     assert max(len(line) for line in narrow.splitlines() if not line.startswith(("  pytest", "page:"))) <= 80
@@ -255,7 +280,8 @@ def test_old_results_read_as_before() -> None:
     assert not rows.of_roof.notna().any()
     assert not rows.warm_s.notna().any()
     assert all(not details(row).facts and not details(row).marks for _, row in rows.iterrows())
-    assert 'class="more"' not in render(results, rows[rows.operator == "swiglu"], COUNTS)
+    site = render(Story(results, rows[rows.operator == "swiglu"], COUNTS))
+    assert 'class="more"' not in site["operator-swiglu.html"]
 
 
 ODD: tuple[Any, ...] = ("x", [1], {"a": 1}, -1, True, float("nan"), float("inf"), 10**400, [None], [[]], [{}])
@@ -281,15 +307,16 @@ def _with(content: Any, place: tuple[str | int, ...], value: Any) -> Any:
 def test_no_value_in_any_place_of_a_record_makes_a_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    for drawing in ("panel", "swatch"):
-        monkeypatch.setattr(f"reports.site.page.{drawing}", lambda *_: "<svg/>")
+    # Drawing takes most of the time, and is tried elsewhere.
+    monkeypatch.setattr("reports.site.panels._each", lambda jobs: ["<svg/>" for _ in jobs])
+    monkeypatch.setattr("reports.site.book.swatch", lambda *_: "<svg/>")
     record, samples = simulated_gpu.rows()[4][0], around(1e-3)
     for place in _places(record[part]):
         odd = [(_with(record, (part, *place), value) | {"case": {"k": i}}, samples) for i, value in enumerate(ODD)]
         path = a_file(tmp_path, [(record, samples), *odd], **simulated_gpu.FACTS)
         results = load_files(path)
         rows = derive(results.rows, results.runs)
-        render(results, rows).encode()
+        assert all(page.encode() for page in render(Story(results, rows)).values())
         lost = sum(int(reason.split()[0]) for _, reason in results.left_out)
         assert len(rows) + lost == 1 + len(ODD), place
 
@@ -351,11 +378,12 @@ def test_new_names_are_text_too(tmp_path: Path) -> None:
     facts |= dict(roofs=[{"name": EVIL, "unit": "s", "values": [], "reason": EVIL}])
     gone = a_record(EVIL, 512, status="invalid", reason=EVIL, command=EVIL)
     path = a_file(tmp_path, [(record, samples)], [gone], **facts)
-    page = page_of(path, counts=COUNTS)
-    assert not Reader(page).open
-    shown = command(path, "--output", tmp_path / "page.html", columns=300).output
-    assert "<script" not in page
-    assert not {"\x1b", "\u202e"} & {*page, *shown}
+    site = site_of(path, counts=COUNTS)
+    for page in (site[name] for name in site if name.endswith(".html")):
+        assert not Reader(page).open
+        assert page.count("<script") == 1
+    shown = command(path, "--output", tmp_path / "page", columns=300).output
+    assert not {"\x1b", "\u202e"} & {*"".join(site.values()), *shown}
     assert "INVALID <script>" in shown
 
 
@@ -369,9 +397,9 @@ def test_a_journal_is_shown_and_said_to_be_unfinished(tmp_path: Path) -> None:
     rows = derive(results.rows, results.runs)
     assert (rows.status == "invalid").sum() == 1
     assert rows.of_roof.notna().sum() == 5
-    words = words_of(render(results, rows, COUNTS))
+    words = words_of(render(Story(results, rows, COUNTS))["index.html"])
     assert "Unfinished: 6 rows. The run was cut short; continue it with pytest bench --benchmark-only --resume" in words
-    shown = command(path, "--output", tmp_path / "page.html").output
+    shown = command(path, "--output", tmp_path / "page").output
     assert "unfinished: 6 rows; continue it with `pytest bench --benchmark-only --resume`" in shown
     assert load_files(simulated_gpu.journal(tmp_path, torn=False)).left_out == []
 
