@@ -150,7 +150,8 @@ def size(text: str) -> int:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Close the ledger, and end what still counts."""
-    config.stash[LEDGER].close()
+    if LEDGER in config.stash:  # not so where an option was refused
+        config.stash[LEDGER].close()
     if VERIFICATION in config.stash:
         config.stash[VERIFICATION].close()
 
@@ -231,8 +232,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     option = session.config.option
     if option.collectonly:
         return
-    seeks = any(item.get_closest_marker("frontier") for item in session.items)
-    if seeks or (ledger.planned and not option.benchmark_skip):
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    seeks = alone and any(item.get_closest_marker("frontier") for item in session.items)
+    stock: Any = session.config.pluginmanager.get_plugin("pytest-benchmark")
+    if seeks or (ledger.planned and not (option.benchmark_skip or stock.disabled)):
         _begin_to_clock(session, ledger)
     _begin_to_count(session, units)
 

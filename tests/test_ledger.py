@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -206,6 +208,17 @@ def test_what_runs_first_under_a_time_budget() -> None:
     assert lengths[-1] == 512
 
 
+def test_nothing_is_clocked_or_sought_by_several_processes(book: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    disabled: Any = SimpleNamespace(disabled=True)  # as pytest-benchmark is under pytest-xdist
+    with pytest.raises(pytest.skip.Exception, match="not clocked: --benchmark-disable"):
+        book.replay(toy.Double, _case(), "eager", disabled)
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
+    with pytest.raises(pytest.skip.Exception, match="not sought: expected one process"):
+        book.seek(toy.Double, "fwd", "eager")
+    assert not book._records
+    assert not book.facts
+
+
 def test_records_are_json(book: Ledger) -> None:
     for record in _records(book, "eager", "missing").values():
         assert json.loads(json.dumps(record.as_dict(), allow_nan=False))["schema"] == 2
@@ -228,6 +241,7 @@ def test_a_frontier_is_sought_once_and_kept(book: Ledger, monkeypatch: pytest.Mo
         return {"largest": 2048, "fails_at": 2176, "stopped": "out of memory", "reason": "", "remedy": ""}
 
     monkeypatch.setattr("bench.core.ledger.frontier", seek)
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     book.seek(toy.Double, "fwd", "eager")
     book.seek(toy.Double, "fwd", "eager")  # as when a run that was cut short goes on
     with pytest.raises(pytest.skip.Exception, match="needs a GPU"):

@@ -104,6 +104,13 @@ def test_there_must_be_something_to_go_on_with(tree: Path) -> None:
     assert "--resume: expected the journal of a run that was cut short in" in done.stderr
 
 
+def test_an_option_that_is_refused_is_told_and_nothing_else(tree: Path) -> None:
+    done = _run(tree, "--config-from", "nowhere.json")
+    assert done.returncode == 4
+    assert done.stderr.startswith("ERROR: --config-from: expected a results file of this suite, got nowhere.json")
+    assert "Error" not in done.stderr.partition("FileNotFoundError")[2]
+
+
 def _a_run(**changed: Any) -> Run:
     known: dict[str, Any] = {
         "device": {"name": "a", "sms": 1},

@@ -31,6 +31,7 @@ def test_row(benchmark, row):
     REPLAY.load(samples)
     benchmark.group = "a group"
     benchmark.extra_info["record"] = {{"id": row}}
+    assert benchmark.disabled is False, "expected the fixture to say whether it times"
     calls = []
     benchmark.pedantic(lambda: calls.append(1), rounds=len(samples))
     assert len(calls) == len(samples), "expected pedantic to call once a round, and never to calibrate or warm up"
@@ -111,6 +112,7 @@ def test_the_session_is_the_plugin_and_holds_what_we_use(pytestconfig: pytest.Co
     assert isinstance(session, BenchmarkSession), "expected the plugin of that name to be the session"
     assert isinstance(session.benchmarks, list)
     assert hasattr(session, "json")
+    assert isinstance(session.disabled, bool)
     for option in ("benchmark_json", "benchmark_skip", "benchmark_only"):
         assert hasattr(pytestconfig.option, option), f"expected an option {option}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -107,6 +108,8 @@ class Ledger:
 
     def replay(self, operator: type[Operator], case: Case, provider: str, benchmark: BenchmarkFixture) -> None:
         """Give pytest-benchmark the samples of a row, or skip or fail with the row's reason."""
+        if benchmark.disabled:
+            pytest.skip("not clocked: --benchmark-disable (which -n implies: rows would disturb each other)")
         record = self.record(operator, case, provider)
         if record.status == "absent":
             pytest.skip(f"{record.reason}; mend with: {record.remedy}" if record.remedy else record.reason)
@@ -131,6 +134,8 @@ class Ledger:
 
     def seek(self, operator: type[Operator], mode: str, provider: str) -> None:
         """Find the frontier of a provider, or skip with the reason why there is none."""
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            pytest.skip("not sought: expected one process, which has all memory to itself, got pytest-xdist's -n")
         item = f"bench/{operator.__module__.removeprefix('bench.')}.py::{operator.__qualname__}"
         cap = self.options.memory_cap_bytes
         known: dict[str, Any] = {
