@@ -98,29 +98,27 @@ def load(choices: Iterable[Sequence[Path]]) -> Results:
     for choice in choices:
         for path in choice:
             try:
-                run, found, bad = _read(path)
+                run, found, reasons = read(path)
             except NotOurs as reason:
                 results.left_out.append((name_of(path), str(reason)))
                 continue
             results.runs.append(run)
-            results.left_out += [(run.path, flaw) for flaw in run.flaws]
-            results.left_out += [
-                (run.path, f"{count} {'row' if count == 1 else 'rows'}: {why}") for why, count in bad.items()
-            ]
+            results.left_out += [(run.path, reason) for reason in reasons]
             rows += found
             break
     results.rows = table(rows)
     return results
 
 
-def _read(path: Path) -> tuple[Run, list[dict[str, Any]], Counter[str]]:
-    """One file: its facts, its rows, and why rows were left out. Raises `NotOurs` if it is none of ours."""
+def read(path: Path) -> tuple[Run, list[dict[str, Any]], list[str]]:
+    """One file: its facts, its rows, and why facts and rows were left out. Raises `NotOurs` if it is none of ours."""
     content = _content(path)
     if path.suffix == journal.SUFFIX:
         found = journal.read(content)
         run = run_of(name_of(path), found.facts)
         rows, bad = _rows(found.rows, run.path, found.facts)
-        return replace(run, unfinished=len(rows), flaws=found.flaws + run.flaws), rows, bad
+        run = replace(run, unfinished=len(rows), flaws=found.flaws + run.flaws)
+        return run, rows, run.flaws + bad
     try:
         whole = decode(content)
     except ValueError as error:
@@ -129,7 +127,7 @@ def _read(path: Path) -> tuple[Run, list[dict[str, Any]], Counter[str]]:
     run = run_of(name_of(path), facts)
     absent = [{"record": each, "samples_s": None} for each in items(facts, "absent")]
     rows, bad = _rows([*items(whole, "benchmarks"), *absent], run.path, facts)
-    return run, rows, bad
+    return run, rows, run.flaws + bad
 
 
 def _content(path: Path) -> bytes:
@@ -144,7 +142,7 @@ def _content(path: Path) -> bytes:
         raise Unreadable(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _rows(claims: Sequence[Any], run: str, facts: dict[str, Any]) -> tuple[list[dict[str, Any]], Counter[str]]:
+def _rows(claims: Sequence[Any], run: str, facts: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
     """The rows that claims hold, and why others hold none; `facts` of their run, as they were written."""
     rows: dict[tuple[str, ...], dict[str, Any]] = {}
     bad: Counter[str] = Counter()
@@ -157,7 +155,8 @@ def _rows(claims: Sequence[Any], run: str, facts: dict[str, Any]) -> tuple[list[
         key = tuple(row[name] for name in ("operator", "mode", "case_id", "provider"))
         if rows.setdefault(key, row) is not row:
             bad[f"the same row as one before: {row['id']}"] += 1
-    return list(rows.values()), bad
+    reasons = [f"{count} {'row' if count == 1 else 'rows'}: {why}" for why, count in bad.items()]
+    return list(rows.values()), reasons
 
 
 def _row(claim: Any, run: str, facts: dict[str, Any]) -> dict[str, Any]:
