@@ -357,8 +357,8 @@ def _told(ledger: Ledger, saved: Path) -> Iterator[str]:
     """What a user must know of a run, a line each."""
     if ledger.overhead is not None:
         yield (
-            f"the harness added {ledger.overhead:.1%} to the time of the thunks that it timed; flushing caches before "
-            f"each cold call took another {ledger.flush_share:.1%}"
+            f"the harness added {ledger.overhead:.1%} to the time of the thunks that it timed; flushing caches and, "
+            f"on a GPU, holding it back until calls are launched took another {ledger.flush_share:.1%}"
         )
     dropped = ledger.facts.get("dropped", [])
     if dropped:

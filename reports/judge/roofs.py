@@ -24,8 +24,8 @@ def against_roofs(rows: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
     """The table with `unit`, `least_s`, `roof` and `of_roof`.
 
     unit: the dtype that a row's operations run in, empty if unknown; least_s: the least time that the roofs of its run
-    allow, the longer of its bytes at the fastest of copy, triad and read and its operations at the GEMM rate of its unit, by
-    medians; NaN unless both are known; roof: which of them; of_roof: least_s over the median.
+    allow, the longer of its bytes at the fastest of copy, triad and read and its operations at the GEMM rate of its
+    unit, by medians; NaN unless both are known; roof: which of them; of_roof: least_s over the median.
     """
     rates = {run.path: {roof.name: median(roof) for roof in run.roofs} for run in runs}
     found: list[tuple[str, str, float]] = []
