@@ -23,7 +23,8 @@ def costs(run: Run) -> Iterator[str]:
     if run.overhead is not None:
         yield f"the harness added {units.percent(run.overhead)} to the wall time of what it timed"
     if run.flush_share is not None:
-        yield f"flushing caches and, on a GPU, holding it back until calls are launched took another {units.percent(run.flush_share)}"
+        share = units.percent(run.flush_share)
+        yield f"flushing caches and, on a GPU, holding it back until calls are launched took another {share}"
 
 
 def told(name: str, value: Fact | None) -> str:
