@@ -6,7 +6,6 @@ tuned, then who else was at work, then the libraries that the row is made of, th
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ import pandas as pd
 from reports import units
 from reports.judge.changes import Change
 from reports.judge.counted import counted
+from reports.judge.sides import object_of
 from reports.read.committed import Ledger, no_ledger
 from reports.read.record import clean
 from reports.read.summary import History
@@ -118,7 +118,7 @@ def _counted(row: pd.Series, before: pd.Series, behind: pd.Series, ledger: Ledge
         return
     one, two = ledger(str(before.commit)), ledger(str(behind.commit))
     if one is not None and two is not None:
-        capability = str(_object(behind.facts).get("capability", ""))
+        capability = str(object_of(behind.facts).get("capability", ""))
         target = f"sm_{re.sub('[^0-9]', '', capability)}"
         yield from ((COUNTED, text) for text in counted(one, two, row, target))
 
@@ -130,7 +130,7 @@ def _tuned(row: pd.Series) -> Iterator[Told]:
 
 
 def _versions(before: pd.Series, behind: pd.Series, provider: str) -> Iterator[Told]:
-    one, two = _object(before.versions), _object(behind.versions)
+    one, two = object_of(before.versions), object_of(behind.versions)
     told = list(_differences(one, two))
     if one and two:
         told += [(name, f"{name} {one[name]} is gone") for name in one if name not in two]
@@ -148,19 +148,10 @@ def _is_own(package: str, provider: str) -> bool:
 def _facts(before: pd.Series, behind: pd.Series) -> Iterator[Told]:
     """Facts of the device and its machine, then how the run was made."""
     for column, rank in (("facts", DEVICE), ("conditions", HOW), ("options", HOW)):
-        for _, text in _differences(_object(before[column]), _object(behind[column])):
+        for _, text in _differences(object_of(before[column]), object_of(behind[column])):
             yield rank, text
     if str(before.profile) != str(behind.profile):
         yield HOW, f"profile {before.profile} -> {behind.profile}"
-
-
-def _object(text: Any) -> dict[str, Any]:
-    """The object that a run's column holds as text; empty where it holds none."""
-    try:
-        found = json.loads(text) if isinstance(text, str) else None
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _differences(one: dict[str, Any], two: dict[str, Any]) -> Iterator[tuple[str, str]]:

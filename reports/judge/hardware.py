@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 
 from reports.judge.between import over
-from reports.judge.crossover import CROSSOVERS as CROSSOVERS
-from reports.judge.crossover import crossovers
+from reports.judge.crossover import CROSSOVERS, crossovers
 from reports.judge.portability import PORTABILITY, portability
-from reports.judge.sides import Side, options_of, sides, usable
+from reports.judge.sides import Side, object_of, sides, usable
 from reports.judge.standing import first_line
 from reports.read.summary import FRONTIERS as FOUND
 from reports.read.summary import History
+
+__all__ = ["CAVEAT", "CROSSOVERS", "FRONTIERS", "REFUSED", "ROWS", "Comparison", "compare_devices"]
 
 # One row per row that both devices have, for every device but the base. ratio: the time on the base over that on the
 # device, so above 1 the device is faster, with the ends of its 95 % interval; predicted: that ratio by the roofs that
@@ -164,7 +165,7 @@ def _caveats(base: Side, other: Side) -> Iterator[dict[str, str]]:
     if one.commit != two.commit:
         yield _refusal(*names, f"{CAVEAT}commit {one.commit[:12]} against {two.commit[:12]}")
     for column in ("versions", "options"):
-        mine, theirs = options_of(one[column]), options_of(two[column])
+        mine, theirs = object_of(one[column]), object_of(two[column])
         for name in sorted({*mine, *theirs}):
             if mine.get(name) != theirs.get(name):
                 yield _refusal(*names, f"{CAVEAT}{name} {mine.get(name, 'none')} against {theirs.get(name, 'none')}")

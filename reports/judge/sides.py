@@ -33,11 +33,11 @@ def usable(history: History) -> pd.DataFrame:
     Trees of which git could not tell are taken for clean.
     """
     runs = history.runs[history.runs.dirty.ne(True)].sort_values(["started", "run"], kind="stable")
-    foreign = [options_of(text).get(FOREIGN) for text in runs.options]
+    foreign = [object_of(text).get(FOREIGN) for text in runs.options]
     return runs.assign(foreign=pd.Series([each or "" for each in foreign], runs.index, dtype="object").astype(str))
 
 
-def options_of(text: Any) -> dict[str, Any]:
+def object_of(text: Any) -> dict[str, Any]:
     """The object that a column of runs holds as JSON; empty where it holds none."""
     try:
         found = json.loads(text) if isinstance(text, str) else None
