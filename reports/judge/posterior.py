@@ -68,8 +68,8 @@ def posterior(variance: Floats, freedom: Floats) -> Posterior:
     moments of the logarithms of the variances, less what sampling adds, as in Smyth (2004), Statistical Applications in
     Genetics and Molecular Biology 3(1):3; the logarithms are shrunk as in Cui et al. (2005), Biostatistics 6:59. The
     inverse chi-square of the former has a heavier tail than log-normal noise, and where noise is log-normal it costs
-    two of a hundred slowdowns at the same rate of false alarms. Median and deciles stand for the moments, since rows of two speeds are
-    outliers among the variances (Phipson et al. 2016, Annals of Applied Statistics 10:946).
+    two of a hundred slowdowns at the same rate of false alarms. Median and deciles stand for the moments, since rows of
+    two speeds are outliers among the variances (Phipson et al. 2016, Annals of Applied Statistics 10:946).
     """
     has = freedom > 0
     variance = np.where(has, np.maximum(variance, LEAST**2), 1.0)

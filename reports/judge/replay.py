@@ -56,10 +56,8 @@ def _first(known: Replays, history: int) -> Flags:
     logs, marked = known.logs[:, : history + 1].copy(), known.marked[:, : history + 1].copy()
     marked[:, history] = False
     logs[marked] = np.nan
-    run = np.arange(history + 1)
-    return stage(
-        weigh(logs, run < history, run == history - 1, ~known.kernel, known.compute, known.kernel), known.kernel
-    ).suspect
+    run, kinds = np.arange(history + 1), Kinds(~known.kernel, known.compute, known.kernel)
+    return stage(weigh(logs, run < history, run == history - 1, kinds), known.kernel).suspect
 
 
 def _settled(known: Replays, history: int, again: Flags, which: Flags) -> Flags:
