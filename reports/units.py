@@ -70,11 +70,11 @@ def percent(value: float | None) -> str:
 
 
 def change(ratio: float | None) -> str:
-    """A ratio of two times as the change from the one to the other, e.g. `+4.1 %`, `-12 %`, `0 %`."""
+    """A ratio of two times as the change from the one to the other, e.g. `+4.1 %`, `-0.3 %`, `+12 %`."""
     if ratio is None or _missing(ratio):
         return NOTHING
-    share = percent(ratio - 1)
-    return f"+{share}" if ratio > 1 else share
+    share = 100 * (ratio - 1)
+    return f"{share:+.0f} %" if abs(share) >= 9.95 else f"{share:+.1f} %"
 
 
 def plain(value: float) -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from reports import units
+
 # By the end of a column's name, the longest first. What is no end of these is a text, a ratio or a plain count.
 UNITS = {
     "joules_per_token": "joules per token", "joules_per_call": "joules per call",
@@ -157,6 +161,13 @@ MEANINGS = {
     "fails_at": "the next length that was tried, in tokens",
     "cap_bytes": "the memory that was allowed",
     "priority": "the rank of the case in the plan; low ones are clocked first",
+    "config_from": "the device whose configurations were used",
+    "tuned_s": "the time with the configurations tuned here",
+    "foreign_s": "the time with those of the other device",
+    "cost": "foreign time over tuned time; above 1 they cost time",
+    "cost_low": "its lower end",
+    "cost_high": "its upper end",
+    "foreign": "the other device's configurations",
     # of counts
     "gpu": "the GPU whose data sheet the bounds are of",
     "floor_bytes": "the fewest bytes, as the operator states them",
@@ -177,6 +188,7 @@ MEANINGS = {
     "target": "the architecture compiled for",
     "kernel": "the compiled kernel",
     "configuration": "its tuning configuration",
+    "default": "whether it is the first configuration, with which a kernel runs untuned",
     "absent": "why it could not be compiled",
     "registers": "registers per thread",
     "spills_bytes": "spilled to local memory, per thread",
@@ -187,6 +199,26 @@ MEANINGS = {
     "narrowest_bits": "the narrowest access to memory",
     "what": "what was measured",
 }
+
+
+# How a number is told: by the unit that its row names, else by the end of its column's name, else as it stands.
+BY_UNIT: dict[str, Callable[[float], str]] = {
+    "byte/s": lambda value: units.per_second(value, "B/s"),
+    "op/s": lambda value: units.per_second(value, "OP/s"),
+    "s": units.seconds,
+}
+BY_END: dict[str, Callable[[float], str]] = {
+    "_bytes": units.size, "_s": units.seconds, "_j": units.joules, "_hz": units.hertz, "ratio": units.ratio,
+    "cost": units.ratio, "cost_low": units.ratio, "cost_high": units.ratio,
+}  # fmt: skip
+
+
+def as_text(column: str, value: object, row_unit: str = "") -> str:
+    """A cell as text; row_unit: of all figures of its row, where the row says so."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return units.NOTHING if value is None else str(value)
+    tell = BY_UNIT.get(row_unit) or next((tell for end, tell in BY_END.items() if column.endswith(end)), units.plain)
+    return tell(value)
 
 
 def unit(column: str) -> str:

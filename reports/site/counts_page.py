@@ -12,7 +12,7 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from reports import units
 from reports.judge.predict import counted, floor, gpu_of, main_unit, multiples, uncached_s
@@ -123,18 +123,22 @@ def _roofline(cases: pd.DataFrame, gpu: dict[str, Any]) -> str:
         _name_slope(axes, gpu, np.sort(np.log([left, *places, right])))
         for index, (operator, rows) in enumerate(known.groupby("operator")):
             colour = LIGHT[OTHERS[index % len(OTHERS)]]
-            for mode, each in rows.groupby("mode"):
+            for mode, each in sorted(rows.groupby("mode"), key=lambda group: str(group[0]), reverse=True):
                 axes.plot(
                     each.intensity, each.floor_flops / each.bound_s / 1e12, MARKERS[index % len(MARKERS)],
                     color=colour, markersize=7, markerfacecolor="none" if mode == "bwd" else colour,
                     label=clipped(f"{operator} {mode}", 40), zorder=3,
                 )  # fmt: skip
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(FuncFormatter(lambda value, _: units.plain(value)))
         axes.set_xlim(left, right)
+        for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+            # Within two decades powers of ten alone would leave an axis with one tick, or none.
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 100 else (1.0,)))
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(FuncFormatter(lambda value, _: units.plain(value)))
         axes.grid(which="major")
         if len(known):
-            axes.legend(frameon=False, fontsize=7.5, loc="upper left")  # above the slope, where no mark can be
+            # Above the axes, for inside them no corner is free in every roofline.
+            figure.legend(frameon=False, fontsize=7.5, loc="outside upper left", ncols=4)
         return as_svg(figure, "roofline")
 
 
@@ -167,7 +171,7 @@ def _roofs(axes: Axes, gpu: dict[str, Any], dtypes: Sequence[str], left: float, 
 def _bars(cases: pd.DataFrame) -> str:
     """What moved and, lighter, what was requested, as multiples of the floor; the axis is cut at eight."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.4, 0.6 + 0.24 * len(cases)), layout="constrained")
+        figure = Figure(figsize=(7.4, 0.9 + 0.24 * len(cases)), layout="constrained")
         axes: Axes = figure.subplots()
         cases = cases[np.isfinite(cases.traffic)]  # of what has no floor there is no multiple
         at = np.arange(len(cases))[::-1]
@@ -183,5 +187,5 @@ def _bars(cases: pd.DataFrame) -> str:
         axes.set_yticks(at, [clipped(label, 40) for label in cases.label], fontsize=7.5)
         axes.set(xlim=(0, 10), xlabel="bytes, as multiples of the floor", ylim=(-0.7, len(cases) - 0.3))
         axes.tick_params(length=0)
-        axes.legend(frameon=False, fontsize=7.5, loc="lower right")
+        figure.legend(frameon=False, fontsize=7.5, loc="outside upper left", ncols=2)
         return as_svg(figure, "multiples")

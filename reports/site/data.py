@@ -171,6 +171,7 @@ def _judged(book: Book) -> Iterator[Data]:
         yield Data("device-roofs", "a roof, with a column per device", comparison.roofs)
         yield Data("crossovers", "a length at which one provider overtakes another", comparison.crossovers)
         yield Data("device-frontiers", "the longest sequence that fits, device by device", comparison.frontiers)
+        yield Data("portability", "a row run with another device's configurations", comparison.portability)
         yield Data("not-comparable", "a row that cannot be compared, and why", comparison.refused)
     if story.quality is not None:
         lines = pd.DataFrame(story.quality.lines, columns=["what", "value"])

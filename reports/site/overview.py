@@ -108,11 +108,12 @@ def headline(found: list[Standing]) -> str:
         return "None of our kernels has a time beside a peer's here, so nothing can be said of where they stand."
     faster = sum(each.ratio_low > 1 for each in judged)
     slower = sum(each.ratio_high < 1 for each in judged)
-    counts = {"faster": faster, "slower": slower, "too close to call": len(judged) - faster - slower}
-    parts = [f"{count} {word}" for word, count in counts.items() if count]
+    counts = {"faster in": faster, "slower in": slower, "too close to call in": len(judged) - faster - slower}
+    parts = [f"{word} {count}" for word, count in counts.items() if count]
     without = len(found) - len(judged)
-    rest = f" {without} more cannot be told: ours or every peer has no time there." if without else ""
-    return f"Against the strongest peer, on the largest case: {', '.join(parts)}, of {len(judged)}.{rest}"
+    rest = f" {without} more cannot be told: there, ours or every peer has no time." if without else ""
+    told = f"{', '.join(parts)} of {len(judged)} operators and modes"
+    return f"Against the strongest peer, on the largest cases, ours is {told}.{rest}"
 
 
 def _last(book: Book) -> pd.Timestamp | None:

@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from reports import units
 from reports.judge.standing import first_line
+from reports.read.record import clean
 from reports.read.run import Run
 from reports.show.details import details
 from reports.show.header import costs, options, told
@@ -40,10 +41,11 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_harmless,
     )
     tellers = (
         units.seconds, units.percent, units.size, units.ratio, units.rate, units.plain, units.whole, units.joules,
-        units.change, first_line, moment, day, told, place, details, options, costs, figure,
+        units.change, first_line, moment, day, told, place, details, options, costs, figure, prose,
     )  # fmt: skip
     environment.filters |= {each.__name__: each for each in tellers}
     style = environment.get_template("style.css.j2").render(light=LIGHT, dark=DARK)
@@ -55,6 +57,11 @@ def _environment() -> Environment:
         "policy": Markup(_policy(style, script)),
     }
     return environment
+
+
+def _harmless(value: Any) -> Any:
+    """What is read from files is cleaned there; whatever else a judgement puts into words is cleaned here."""
+    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _policy(style: str, script: str) -> str:
@@ -73,6 +80,12 @@ def _hash(text: str) -> str:
 def figure(value: float | None) -> str:
     """A number as scripts read it, to sort by; empty where there is none."""
     return "" if value is None or math.isnan(value) or math.isinf(value) else f"{value:.9g}"
+
+
+def prose(text: str) -> Markup:
+    """Text of a docstring, in which backticks stand around code."""
+    pieces = re.split(r"`([^`]+)`", text)
+    return Markup("").join(Markup("<code>{}</code>").format(each) if i % 2 else each for i, each in enumerate(pieces))
 
 
 def run_names(runs: list[Run]) -> dict[str, str]:
