@@ -136,6 +136,15 @@ def test_runs_are_taken_in_the_order_of_time_whatever_their_numbers() -> None:
     assert found.ratio < 1
 
 
+def test_a_run_without_a_time_comes_before_all_others() -> None:
+    logs = noise((30, ROWS), 8)
+    logs[20:, 1] += 0.2
+    history = past(logs)
+    history.runs.loc[[0, 1], "started"] = pd.NaT
+    (found,) = changes(history)
+    assert (found.run, found.before) == (20, 19)
+
+
 def test_another_clock_is_another_row() -> None:
     logs = noise((40, ROWS), 9)
     logs[20:, 1] += 0.5
@@ -152,7 +161,8 @@ def test_trees_with_changes_and_rows_that_are_not_measured_are_left_out() -> Non
     assert changes(history)
     history.runs["dirty"] = history.runs.run >= 36
     assert not changes(history)
-    history.runs["dirty"] = None
+    history.runs["dirty"] = pd.array([pd.NA] * 40, dtype="boolean")
+    assert changes(history), "a tree of which git could not tell is taken for clean"
     history.rows["status"] = np.where(history.rows.run >= 36, "invalid", "measured")
     assert not changes(history)
 

@@ -149,7 +149,7 @@ def test_what_differs_but_is_compared_is_named() -> None:
     found = _compared(kind="cpu", versions=newer, commit="d" * 40, options=json.dumps({"tune": "first"}))
     assert len(found.rows) == len(NAMES)
     assert list(found.refused.reason) == [
-        f"{CAVEAT}cuda against cpu",
+        f"{CAVEAT}cuda against cpu, each by the clock of its kind",
         f"{CAVEAT}commit {'c' * 12} against {'d' * 12}",
         f"{CAVEAT}triton 3.6.0 against 3.7.1",
         f"{CAVEAT}tune full against first",
@@ -157,11 +157,34 @@ def test_what_differs_but_is_compared_is_named() -> None:
     assert set(found.refused.row) == {""}
 
 
-def test_a_tree_with_changes_stands_for_no_device() -> None:
-    found = _compared(dirty=True)
+@pytest.mark.parametrize(
+    ("timer", "kind", "compared"), [("host", "cpu", True), ("graph", "cpu", False), ("host", "cuda", False)]
+)
+def test_a_cpu_is_held_against_a_gpu_by_the_clock_of_each(timer: str, kind: str, compared: bool) -> None:
+    other = _device("B", 1, kind=kind)
+    other.rows["timer"] = timer
+    assert bool(len(compare_devices(_both(_device("A", 0), other)).rows)) == compared
+
+
+@pytest.mark.parametrize(
+    ("facts", "change", "reason"),
+    [
+        ({"dirty": True}, {}, "all its runs are of trees with changes"),
+        (
+            {"options": json.dumps({"config_from": "a.json"})},
+            {},
+            "all its clean runs had the configurations of another run (--config-from)",
+        ),
+        ({}, {"status": "absent"}, "none of its clean runs has a measured row"),
+    ],
+)
+def test_a_device_without_a_run_that_counts_is_left_out(facts: Any, change: Any, reason: str) -> None:
+    other = _device("B", 1, **facts)
+    other.rows = other.rows.assign(**change)
+    found = compare_devices(_both(_device("A", 0), other))
     assert found.devices == ["A"]
     assert not len(found.rows)
-    assert list(found.refused.reason) == ["it has no measured run of a tree without changes"]
+    assert list(found.refused.reason) == [reason]
     assert list(found.refused.base) == ["B"]
 
 

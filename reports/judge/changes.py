@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from reports.judge.sides import clean_runs
 from reports.judge.steps import Floats, Step, steps
 from reports.judge.together import together
 from reports.read.summary import History
@@ -56,7 +57,7 @@ def changes(history: History) -> list[Change]:
     Of all that is told, at most a share of 1 % is expected to be noise (see `reports.judge.steps`). A row whose clock
     changed begins anew: two clocks count different things. Trees with changes belong to no commit and are left out.
     """
-    runs = history.runs[history.runs.dirty.ne(True)].sort_values(["started", "run"], kind="stable")
+    runs = clean_runs(history)
     rows = history.rows[(history.rows.status == "measured") & (history.rows.median_s > 0)]
     found: list[Change] = []
     for device, those in runs.groupby("device", sort=False, observed=True):

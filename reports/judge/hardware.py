@@ -12,7 +12,7 @@ import pandas as pd
 from reports.judge.between import over
 from reports.judge.crossover import CROSSOVERS, crossovers
 from reports.judge.portability import PORTABILITY, portability
-from reports.judge.sides import Side, object_of, sides, usable
+from reports.judge.sides import Side, object_of, sides, usable, why_none
 from reports.judge.standing import first_line
 from reports.read.summary import FRONTIERS as FOUND
 from reports.read.summary import History
@@ -37,6 +37,8 @@ REFUSED = ("base", "device", "row", "operator", "mode", "case", "provider", "rea
 CAVEAT = "compared all the same: "
 # A call in a graph is launched by the device itself: what a launch takes of the host is no bound for it.
 GRAPH = "graph"
+# The clocks that decide on a GPU and on a CPU: of what a call takes, behind a flushed cache.
+CLOCKS = {"device", "host"}
 
 
 @dataclass(frozen=True)
@@ -62,17 +64,16 @@ def compare_devices(history: History, devices: Sequence[str] | None = None) -> C
     predict is the longest of bytes, operations and, outside of graphs, one launch. Raises `ValueError` for a device
     that the history lacks.
     """
-    known = [str(device) for device in dict.fromkeys(history.runs.sort_values("started", kind="stable").device)]
+    known = [
+        str(device)
+        for device in dict.fromkeys(history.runs.sort_values("started", kind="stable", na_position="first").device)
+    ]
     wanted = list(dict.fromkeys(known if devices is None else devices))
     if strangers := [device for device in wanted if device not in known]:
         raise ValueError(f"devices: expected names among {', '.join(known) or 'none'}, got {', '.join(strangers)}")
     found = sides(history, wanted)
     roofs = _roofs(history, found)
-    refused = [
-        _refusal(device, "", "it has no measured run of a tree without changes")
-        for device in wanted
-        if device not in found
-    ]
+    refused = [_refusal(device, "", why_none(history, device)) for device in wanted if device not in found]
     compared: list[pd.DataFrame] = []
     for device in list(found)[1:]:
         base, other = next(iter(found.values())), found[device]
@@ -93,7 +94,9 @@ def compare_devices(history: History, devices: Sequence[str] | None = None) -> C
 def _pair(base: Side, other: Side, roofs: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, str]]]:
     """What both measured alike, as ROWS, and why the rest is not compared."""
     both = base.rows.merge(other.rows, on="row", how="outer", suffixes=("_base", "_device"))
-    reasons = [_reason(row, base.device, other.device) for _, row in both.iterrows()]
+    kinds = {str(side.runs.kind.iloc[-1]) for side in (base, other)}
+    clocks = CLOCKS if len(kinds) > 1 else set()
+    reasons = [_reason(row, base.device, other.device, clocks) for _, row in both.iterrows()]
     refused = [
         _refusal(base.device, other.device, why, row)
         for why, (_, row) in zip(reasons, both.iterrows(), strict=True)
@@ -128,8 +131,8 @@ def _of(both: pd.DataFrame, suffix: str) -> pd.DataFrame:
     return mine.rename(columns=lambda name: str(name).removesuffix(ending))
 
 
-def _reason(row: pd.Series, base: str, device: str) -> str:
-    """Why a row of both sides is not compared; empty if it is."""
+def _reason(row: pd.Series, base: str, device: str, clocks: set[str]) -> str:
+    """Why a row of both sides is not compared; empty if it is. clocks: two that may stand for each other."""
     for suffix, name in (("base", base), ("device", device)):
         status = row[f"status_{suffix}"]
         if pd.isna(status):
@@ -137,7 +140,7 @@ def _reason(row: pd.Series, base: str, device: str) -> str:
         if status != "measured":
             why = first_line(row[f"reason_{suffix}"])
             return f"{status} on {name}" + (f": {why}" if why else "")
-    if row.timer_base != row.timer_device:
+    if row.timer_base != row.timer_device and {row.timer_base, row.timer_device} != clocks:
         return f"another clock: {row.timer_base} on {base}, {row.timer_device} on {device}"
     for what, name in (("traffic_bytes", "bytes"), ("flops", "operations")):
         one, two = row[f"{what}_base"], row[f"{what}_device"]
@@ -161,7 +164,7 @@ def _caveats(base: Side, other: Side) -> Iterator[dict[str, str]]:
     one, two = base.runs.iloc[-1], other.runs.iloc[-1]
     names = base.device, other.device
     if one.kind != two.kind:
-        yield _refusal(*names, f"{CAVEAT}{one.kind} against {two.kind}")
+        yield _refusal(*names, f"{CAVEAT}{one.kind} against {two.kind}, each by the clock of its kind")
     if one.commit != two.commit:
         yield _refusal(*names, f"{CAVEAT}commit {one.commit[:12]} against {two.commit[:12]}")
     for column in ("versions", "options"):

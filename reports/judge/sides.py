@@ -27,12 +27,18 @@ class Side:
     rows: pd.DataFrame
 
 
-def usable(history: History) -> pd.DataFrame:
-    """The runs of clean trees in the order of time, with `foreign`: whose configurations they ran with, or none.
+def clean_runs(history: History) -> pd.DataFrame:
+    """The runs of trees without changes in the order of time, those without a time first.
 
-    Trees of which git could not tell are taken for clean.
+    A tree with changes belongs to no commit; one of which git could not tell is taken for clean.
     """
-    runs = history.runs[history.runs.dirty.ne(True)].sort_values(["started", "run"], kind="stable")
+    dirty = history.runs.dirty.astype("boolean").fillna(value=False).astype(bool)
+    return history.runs[~dirty].sort_values(["started", "run"], kind="stable", na_position="first")
+
+
+def usable(history: History) -> pd.DataFrame:
+    """The runs of `clean_runs` with `foreign`: the file whose configurations they were given, or none."""
+    runs = clean_runs(history)
     foreign = [object_of(text).get(FOREIGN) for text in runs.options]
     return runs.assign(foreign=pd.Series([each or "" for each in foreign], runs.index, dtype="object").astype(str))
 
@@ -60,6 +66,17 @@ def sides(history: History, devices: Sequence[str]) -> dict[str, Side]:
             commit = mine[mine.commit.isin(shared)].commit.iloc[-1] if shared else mine.commit.iloc[-1]
             found[device] = _side(device, mine[mine.commit == commit], history.rows)
     return found
+
+
+def why_none(history: History, device: str) -> str:
+    """Why a device has no run that counts."""
+    runs = usable(history)
+    mine = runs[runs.device == device]
+    if not len(mine):
+        return "all its runs are of trees with changes"
+    if (mine.foreign != "").all():
+        return "all its clean runs had the configurations of another run (--config-from)"
+    return "none of its clean runs has a measured row"
 
 
 def _side(device: str, runs: pd.DataFrame, rows: pd.DataFrame) -> Side:

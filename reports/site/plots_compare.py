@@ -148,9 +148,10 @@ def _roof_name(name: str) -> str:
 def timeline(history: History, device: str, row: str, changes: Iterable[Change], name: str) -> str:
     """One row of one device over time: medians, the band of their 95 % intervals, and its changes with their size.
 
-    Those that two runs confirm are full lines, others dashed. The device's own are drawn as well, in grey.
+    Those that two runs confirm are full lines, others dashed. The device's own are drawn as well, in grey. Runs whose
+    time of start is unknown are left out.
     """
-    runs = history.runs[history.runs.device == device]
+    runs = history.runs[(history.runs.device == device) & history.runs.started.notna()]
     rows = history.rows[
         (history.rows.row == row) & history.rows.run.isin(runs.run) & (history.rows.status == "measured")
     ]
@@ -166,7 +167,9 @@ def timeline(history: History, device: str, row: str, changes: Iterable[Change],
         axes.fill_between(when, points.low_s, points.high_s, color=colour, alpha=0.2, linewidth=0)
         dots = "o" if len(points) <= DOTS else ""
         axes.plot(when, points.median_s, color=colour, marker=dots, markersize=2.5, linewidth=1.1)
-        marked = [each for each in changes if each.device == device and each.row in (row, "")]
+        marked = [
+            each for each in changes if each.device == device and each.row in (row, "") and pd.notna(each.started)
+        ]
         for each in marked:
             _mark(axes, each)
         _times(axes, points)
