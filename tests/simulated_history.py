@@ -1,6 +1,7 @@
 """Many runs as results files whose medians are known: for tests of loading, of changes over time, and of their cost.
 
-`python -m tests.simulated_history FOLDER RUNS ROWS` leaves the runs of one device in FOLDER/results.
+`python -m tests.simulated_history FOLDER RUNS ROWS` leaves the runs of one device in FOLDER/results, reads them twice,
+and tells how long that took without and with the cache, and how much memory.
 """
 
 from __future__ import annotations
@@ -8,8 +9,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import multiprocessing
 import re
+import resource
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,6 +22,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from reports import units
+from reports.judge.summarise import summarise
 
 OPERATORS = ("attention", "rms_norm", "swiglu", "int8_matmul")
 MODES = ("fwd", "bwd")
@@ -143,6 +150,19 @@ def _facts(device: str, commit: str, started: str) -> dict[str, Any]:
     }
 
 
+def _measure(folder: Path) -> None:
+    """One look at a folder's results, in a process of its own, so that its memory is its own too."""
+    began = time.perf_counter()
+    history = summarise(folder=folder / "results")
+    took, peak = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    told = f"{len(history.runs)} runs, {len(history.rows)} rows"
+    print(f"{told}: {units.seconds(took)}, {units.size(peak)} at most, but for processes that helped", flush=True)
+
+
 if __name__ == "__main__":
-    written = write(Path(sys.argv[1]), medians(int(sys.argv[2]), int(sys.argv[3])))
-    print(f"{len(written.files)} runs in {written.files[0].parent}")
+    home = Path(sys.argv[1])
+    write(home, medians(int(sys.argv[2]), int(sys.argv[3])))
+    for _ in ("without the cache", "with it"):
+        look = multiprocessing.get_context("spawn").Process(target=_measure, args=(home,))
+        look.start()
+        look.join()

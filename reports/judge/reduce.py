@@ -45,7 +45,7 @@ def reduce(path: Path, key: Key) -> Kept | str:
     except Unreadable as reason:
         return str(reason)
     except NotOurs as reason:
-        return Kept([Entry(key, None, [], [], [str(reason)])], COLUMNS.empty_table())
+        return Kept([Entry(key, 0, None, [], [], [str(reason)])], COLUMNS.empty_table())
     started = _utc(run.started)
     if started is None:
         reasons.append(f"started: expected a time with its zone, got {shown(run.started)}: it has no place in time")
@@ -55,7 +55,9 @@ def reduce(path: Path, key: Key) -> Kept | str:
         for roof in run.roofs
     ]
     frontiers = [{name: getattr(each, name) for name in FRONTIERS if name != "run"} for each in run.frontiers]
-    return Kept([Entry(key, _facts(run, started), roofs, frontiers, reasons)], _rows(derive(table(found), [run])))
+    return Kept(
+        [Entry(key, len(found), _facts(run, started), roofs, frontiers, reasons)], _rows(derive(table(found), [run]))
+    )
 
 
 def _facts(run: Run, started: str | None) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def _line(roof: Roof, gpu: Gpu | None) -> RoofLine:
 def _sheet(name: str, gpu: Gpu) -> float:
     """What the data sheet says of a roof; NaN if nothing."""
     known: dict[str, float] = {"special": gpu["special"], "launch": gpu["launch_s"]}
-    known |= dict.fromkeys(STREAMS, gpu["bandwidth"])
+    known |= {name: gpu["bandwidth"] for name in STREAMS}  # noqa: C420 - typed as Any, fromkeys makes it Any or None
     known |= {f"gemm_{dtype}": peak for dtype, peak in gpu["peaks"].items()}
     return known.get(name, math.nan)
 

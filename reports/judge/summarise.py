@@ -50,12 +50,10 @@ def summarise(
         except (OSError, ValueError) as error:
             left_out.append((name_of(path), f"cannot be read: {getattr(error, 'strerror', None) or error}"))
     known = {home: cache.read(home, version(), {*files.values()}.__contains__) for home, files in wanted.items()}
-    missing = [
-        (path, key)
-        for home, files in wanted.items()
-        for path, key in files.items()
-        if key not in {entry.key for entry in known[home].entries}
-    ]
+    missing: list[tuple[Path, Key]] = []
+    for home, files in wanted.items():
+        kept = {entry.key for entry in known[home].entries}
+        missing += [(path, key) for path, key in files.items() if key not in kept]
     fresh: defaultdict[Path, list[Kept]] = defaultdict(list)
     for done, (path, made) in enumerate(_reduced(missing), start=1):
         if isinstance(made, str):

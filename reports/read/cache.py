@@ -9,15 +9,16 @@ results files themselves.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
+import secrets
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -51,10 +52,12 @@ class Key:
 class Entry:
     """What the summary of a file holds besides its rows, as JSON holds it.
 
-    run: its facts, None where the file is none of ours; reasons: why it, or parts of it, were left out.
+    rows: how many it has; run: its facts, None where the file is none of ours; reasons: why it, or parts of it, were
+    left out.
     """
 
     key: Key
+    rows: int
     run: dict[str, Any] | None
     roofs: list[dict[str, Any]]
     frontiers: list[dict[str, Any]]
@@ -63,7 +66,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Kept:
-    """Entries, and the rows of all of them: a table of COLUMNS whose `file` counts the entries from 0."""
+    """Entries, and the rows of all of them in their order: a table of COLUMNS whose `file` counts them from 0."""
 
     entries: list[Entry]
     rows: pa.Table
@@ -86,7 +89,7 @@ def read(folder: Path, version: str, wanted: Callable[[Key], bool]) -> Kept:
     try:
         with pq.ParquetFile(folder / FOLDER / NAME, page_checksum_verification=True) as file:
             told = file.metadata.metadata
-            if told[b"version"] != version.encode():
+            if told[b"version"] != version.encode() or told[b"sum"] != _sum(told[b"entries"]):
                 return NOTHING
             entries = [_entry(each) for each in decode(told[b"entries"])]
             places = [i for i, entry in enumerate(entries) if wanted(entry.key)]
@@ -95,7 +98,18 @@ def read(folder: Path, version: str, wanted: Callable[[Key], bool]) -> Kept:
         return NOTHING
     if rows.schema.remove_metadata() != COLUMNS:
         return NOTHING
-    return Kept([entries[place] for place in places], _of(rows, places, len(entries)))
+    found = Kept([entries[place] for place in places], _of(rows, places, len(entries)))
+    return found if found.rows.column("file").equals(_files(found.entries)) else NOTHING
+
+
+def _sum(entries: bytes) -> bytes:
+    """Pages of a Parquet file have their checksums, its metadata have none."""
+    return str(zlib.crc32(entries)).encode()
+
+
+def _files(entries: Sequence[Entry]) -> pa.ChunkedArray:
+    """What `file` is for the rows of these."""
+    return pa.chunked_array([np.repeat(np.arange(len(entries), dtype="int32"), [entry.rows for entry in entries])])
 
 
 def _entry(found: dict[str, Any]) -> Entry:
@@ -121,13 +135,18 @@ def _of(rows: pa.Table, places: Sequence[int], count: int) -> pa.Table:
 
 
 def merged(parts: Sequence[Kept]) -> Kept:
-    """All of these as one."""
-    tables, start = [NOTHING.rows], 0
+    """All of these as one, in the order of the names of their files, which is that of their dates."""
+    parts = [part for part in parts if part.entries]
+    if len(parts) < 2:
+        return parts[0] if parts else NOTHING
+    found: list[tuple[Entry, pa.Table]] = []
     for part in parts:
-        numbers = pc.add(part.rows.column("file"), pa.scalar(start, pa.int32()))
-        tables.append(part.rows.set_column(0, COLUMNS.field("file"), numbers))
-        start += len(part.entries)
-    return Kept([entry for part in parts for entry in part.entries], pa.concat_tables(tables).unify_dictionaries())
+        ends = np.cumsum([entry.rows for entry in part.entries])
+        found += [(entry, part.rows[end - entry.rows : end]) for entry, end in zip(part.entries, ends, strict=True)]
+    found.sort(key=lambda each: each[0].key.name)
+    entries = [entry for entry, _ in found]
+    rows = pa.concat_tables([rows for _, rows in found]).unify_dictionaries()
+    return Kept(entries, rows.set_column(0, COLUMNS.field("file"), _files(entries)))
 
 
 def write(folder: Path, version: str, kept: Kept) -> None:
@@ -135,17 +154,16 @@ def write(folder: Path, version: str, kept: Kept) -> None:
     home = folder / FOLDER
     home.mkdir(exist_ok=True)
     _forget(home)
-    handle, name = tempfile.mkstemp(prefix="summary-", suffix=".part", dir=home)
-    os.close(handle)
+    part = home / f"summary-{secrets.token_hex(8)}.part"
     try:
-        entries = json.dumps([asdict(entry) for entry in kept.entries])
+        entries = json.dumps([asdict(entry) for entry in kept.entries]).encode()
         options = {"compression": "zstd", "compression_level": 1, "write_page_checksum": True}
-        with pq.ParquetWriter(name, COLUMNS, use_dictionary=list(CATEGORIES), **options) as file:
+        with pq.ParquetWriter(part, COLUMNS, use_dictionary=list(CATEGORIES), **options) as file:
             file.write_table(kept.rows.combine_chunks(), row_group_size=ROWS_PER_GROUP)
-            file.add_key_value_metadata({"version": version, "entries": entries})
-        Path(name).replace(home / NAME)
+            file.add_key_value_metadata({"version": version, "entries": entries, "sum": _sum(entries)})
+        part.replace(home / NAME)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
 
 
