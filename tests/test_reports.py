@@ -371,7 +371,7 @@ ODD: tuple[Any, ...] = (None, "x", [1], {"a": 1}, -1, True, float("nan"), 10**40
 def test_no_value_in_any_place_makes_a_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every field of a file becomes every kind of value: the file or the row is named, or shown, and all else stays."""
     # Drawing takes most of the time, and is tried elsewhere.
-    monkeypatch.setattr("reports.site.panels._each", lambda jobs: ["<svg/>" for _ in jobs])
+    monkeypatch.setattr("reports.site.drawing._each", lambda jobs: ["<svg/>" for _ in jobs])
     monkeypatch.setattr("reports.site.book.swatch", lambda *_: "<svg/>")
     absent = [a_record("liger", 512, status="absent", reason="none here")]
     path = a_file(tmp_path, [(a_record("eager", 512), around(1e-3))], absent)

@@ -139,7 +139,7 @@ def test_the_overview_tells_how_the_run_was_measured(site: dict[str, str]) -> No
     words = words_of(site["index.html"])
     assert (
         "the harness added 34 % to the wall time of what it timed ; "
-        "flushing caches before each cold call took another 21 %"
+        "flushing caches and, on a GPU, holding it back until calls are launched took another 21 %"
     ) in words
     assert (
         "options that are not the defaults tune cached, config from results/nvidia-h100, energy, second opinion, "
@@ -308,7 +308,7 @@ def test_no_value_in_any_place_of_a_record_makes_a_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     # Drawing takes most of the time, and is tried elsewhere.
-    monkeypatch.setattr("reports.site.panels._each", lambda jobs: ["<svg/>" for _ in jobs])
+    monkeypatch.setattr("reports.site.drawing._each", lambda jobs: ["<svg/>" for _ in jobs])
     monkeypatch.setattr("reports.site.book.swatch", lambda *_: "<svg/>")
     record, samples = simulated_gpu.rows()[4][0], around(1e-3)
     for place in _places(record[part]):

@@ -21,9 +21,10 @@ from reports.read.load import Results
 from reports.site.book import book
 from reports.site.columns import MEANINGS, as_text, unit
 from reports.site.data import as_csv, tables
+from reports.site.drawing import ALONE, draw
 from reports.site.operator_page import chapters
 from reports.site.page import prose, slugs
-from reports.site.panels import ALONE, FACETS, draw
+from reports.site.panels import FACETS, job
 from reports.site.plots import panel
 from reports.site.site import MANIFEST, render, write
 from reports.site.story import Story
@@ -66,7 +67,7 @@ def test_all_that_is_wrong_is_counted_and_each_links_to_more(site: dict[str, str
         "invalid": "2 rows invalid",
         "failed": "1 row failed",
         "verdicts": "1 row without a time that the run before had",
-        "changes": "2 confirmed slowdowns in the last 30 days",
+        "changes": "3 confirmed slowdowns in the last 30 days",
     }
     assert "1 row slower than in the run before" in status
     assert {*told} <= {*Reader(page).ids}
@@ -369,7 +370,8 @@ def test_several_processes_draw_what_one_does(tmp_path: Path) -> None:
     ]
     assert len(panels) > ALONE
     told: list[tuple[int, int]] = []
-    drawn = draw(panels, whole_book.looks, lambda done, of: told.append((done, of)))
+    jobs = [job(each, whole_book.looks) for each in panels]
+    drawn = draw(jobs, lambda done, of: told.append((done, of)))
     assert told == [(i + 1, len(panels)) for i in range(len(panels))]
     for each in (panels[0], panels[-1]):
         assert drawn[each.name] == panel(each.rows, each.quantity, whole_book.looks, each.name)

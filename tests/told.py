@@ -31,6 +31,7 @@ from tests.simulated import story_of
 
 ROOT = Path(__file__).parents[1]
 DEVICES = ("NVIDIA H200", "NVIDIA B200")
+SLOWED = "operator0/fwd/model0, bf16-512/triton"
 CASE = "llama3-8b, bf16, 4096"
 CASE_ID = '{"dtype": "bf16", "model": "llama3-8b", "seq_len": 4096}'
 
@@ -43,7 +44,11 @@ def whole(folder: Path, name: str = "rms_norm", text: str = "registers 168 -> 25
         story,
         history=history,
         versus=[versus(name, text)],
-        changes=[change(name, text), change("", text, row="", role=DEVICE, ratio=1.02, provider="", case="")],
+        changes=[
+            change(name, text),
+            change("operator0", text, row=SLOWED, case="model0, bf16, 512", ratio=1.06),
+            change("", text, row="", role=DEVICE, ratio=1.02, ratio_low=1.015, ratio_high=1.025, provider="", case=""),
+        ],
         comparison=comparison(name, text),
         quality=Quality([("A/A gates that fail", "0.4 % (0.2 to 0.7 %)"), ("5 % slowdowns found", "97 %")], text),
         essays=essays(ROOT),
@@ -51,11 +56,11 @@ def whole(folder: Path, name: str = "rms_norm", text: str = "registers 168 -> 25
 
 
 def past(runs: int = 60) -> History:
-    """A device over months: one of its rows becomes slower in the middle."""
+    """A device over months: SLOWED becomes slower in the middle."""
     names = simulated_past.names_of(40)
     table = simulated_past.runs_of(runs, device=DEVICES[0])
     logs = np.log(1e-4) + simulated_past.noise((runs, 40), seed=3)
-    logs[runs // 2 :, 4] += 0.06
+    logs[runs // 2 :, names.row == SLOWED] += 0.06
     rows = simulated_past.rows_of(table, names, logs)
     return History(table, rows, pd.DataFrame(columns=list(ROOFS)), pd.DataFrame(columns=list(FRONTIERS)))
 

@@ -21,6 +21,7 @@ from reports.read.run import Run
 from reports.read.summary import History
 from reports.site.book import Book
 from reports.site.counts_page import bounded
+from reports.site.timelines import Timeline
 
 ROWS = (
     "device", "started", "commit", "operator", "mode", "case", "provider", "role", "status", "reason", "remedy",
@@ -42,7 +43,6 @@ OF_RUNS = (
     "device", "kind", "started", "commit", "dirty", "profile", "command", "unfinished", "overhead", "flush_share",
     "versions", "facts", "options", "conditions", "path",
 )  # fmt: skip
-TIMELINE = ("device", "started", "commit", "row", "median_s", "low_s", "high_s")
 # What a program for spreadsheets takes for the beginning of a formula.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -56,8 +56,9 @@ class Data:
     table: pd.DataFrame
 
 
-def tables(book: Book, timelines: pd.DataFrame | None = None) -> list[Data]:
-    """All tables that hold anything; `timelines`: the points of the timelines that the site shows."""
+def tables(book: Book, timelines: Sequence[Timeline] = ()) -> list[Data]:
+    """All tables that hold anything; `timelines`: those that the site shows."""
+    points = pd.concat([each.points for each in timelines]) if timelines else pd.DataFrame()
     found = [
         Data("rows", "a provider on a case of the newest run of a device, with or without a time", _rows(book)),
         Data("standings", "an operator in one mode, ours beside its strongest peer", _standings(book)),
@@ -65,7 +66,7 @@ def tables(book: Book, timelines: pd.DataFrame | None = None) -> list[Data]:
         *_of_runs(book.story.results.runs),
         *_judged(book),
         *_counted(book),
-        Data("timelines", "a point of a timeline", pd.DataFrame() if timelines is None else timelines),
+        Data("timelines", "a point of a timeline", points),
         Data("left-out", "a file, or a part of one, that could not be read", _left_out(book)),
     ]
     return [each for each in found if len(each.table)]

@@ -9,12 +9,15 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from reports import units
 from reports.judge.hardware import Comparison
 from reports.site.book import Book
 from reports.site.columns import as_text
 from reports.site.page import fill
+from reports.site.plots_compare import ratios, roofs_bars
 
 ROWS = 200  # of each table; the data hold all of them
+NAMED = 6  # operators that a description of a plot tells
 MEDIANS = ("ratio", "predicted", "residual")
 FRONTIER = ("device", "operator", "mode", "case", "provider", "largest", "fails_at", "stopped", "cap_bytes", "reason")
 PORTABILITY = (
@@ -44,7 +47,7 @@ class Listing:
     more: int
 
 
-def hardware_page(book: Book, plots: Sequence[Plot] = ()) -> str:
+def hardware_page(book: Book) -> str:
     """The page as text."""
     comparison = book.story.comparison
     if comparison is None or len(comparison.devices) < 2:
@@ -55,13 +58,34 @@ def hardware_page(book: Book, plots: Sequence[Plot] = ()) -> str:
         "hardware.html.j2",
         **book.frame("hardware.html", "Devices"),
         comparison=comparison,
-        plots=plots,
+        plots=_plots(comparison),
         **{name: table.head(ROWS).to_dict("records") for name, table in tables.items()},
         more={name: max(0, len(table) - ROWS) for name, table in tables.items()},
         apart=len(comparison.crossovers) - len(crossings),
         summary=_summary(comparison.rows).to_dict("records"),
         listings=list(_listings(comparison)),
     )
+
+
+def _plots(comparison: Comparison) -> list[Plot]:
+    base, others = comparison.devices[0], ", ".join(comparison.devices[1:])
+    told = "; ".join(
+        f"{row.device}, {row.operator} {row['mode']}: {units.ratio(row.ratio)}, predicted {units.ratio(row.predicted)}"
+        for _, row in _summary(comparison.rows).head(NAMED).iterrows()
+    )
+    measured = ", ".join(str(name) for name in comparison.roofs.name)
+    return [
+        Plot(
+            "Observed against predicted: on the dashed line the roofs explain all of it",
+            f"Ratios of {others} over {base}, observed against predicted by the roofs. Medians: {told or 'none'}.",
+            Markup(ratios(comparison, "ratios")),
+        ),
+        Plot(
+            f"What each device measured of itself, over {base}",
+            f"Bars of {measured or 'no roofs'} for {base}, {others}; the table of roofs has their figures.",
+            Markup(roofs_bars(comparison, "roofs-bars")),
+        ),
+    ]
 
 
 def _surprising(rows: pd.DataFrame) -> pd.DataFrame:

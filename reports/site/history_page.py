@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -10,20 +11,10 @@ from markupsafe import Markup
 from reports.read.summary import History
 from reports.site.book import Book
 from reports.site.page import fill
+from reports.site.timelines import Timeline
 
-TIMELINES = 24  # of rows; the others have none, and the page says how many they are
 CHANGES = 200
 RUNS = 50  # of each device, the newest
-
-
-@dataclass(frozen=True)
-class Timeline:
-    """One row of one device over time."""
-
-    device: str
-    title: str
-    svg: Markup
-    alt: str
 
 
 @dataclass(frozen=True)
@@ -35,8 +26,8 @@ class DeviceRuns:
     more: int
 
 
-def history_page(book: Book, timelines: list[Timeline], untold: int) -> str:
-    """The page as text; `untold`: how many rows have no timeline here."""
+def history_page(book: Book, timelines: Sequence[Timeline], untold: int, drawn: Mapping[str, Markup]) -> str:
+    """The page as text; `untold`: how many rows have no timeline here; `drawn` holds the others by their names."""
     changes = sorted(book.story.changes, key=lambda change: change.started, reverse=True)
     history = book.story.history
     return fill(
@@ -46,6 +37,7 @@ def history_page(book: Book, timelines: list[Timeline], untold: int) -> str:
         changes_more=max(0, len(changes) - CHANGES),
         timelines=timelines,
         untold=untold,
+        drawn=drawn,
         devices=[] if history is None else device_runs(history),
     )
 

@@ -1,27 +1,21 @@
-"""Which panels an operator has, in which order; and their drawing, by several processes if they are many."""
+"""Which panels an operator has, in which order, and what each of them shows in words."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
-from markupsafe import Markup
 
 from reports import units
 from reports.judge.derive import throughput
+from reports.site.drawing import Job
 from reports.site.looks import Look
 from reports.site.page import MODES
 from reports.site.plots import Quantity, axis_title, panel, quantities
 
 NAMED = 4  # of so many providers a figure's description gives the values: of all of them, the table does
 FACETS = 12  # so many figures an operator has in one mode; what they leave out stands in its table
-ALONE = 40  # so many panels are drawn sooner by one process than by several, each of which has to start
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -89,27 +83,7 @@ def _alt(rows: pd.DataFrame, quantity: Quantity, title: str) -> str:
     return f"{what}{where}. {at.capitalize()}: {', '.join(values) or 'not measured'}."
 
 
-def draw(panels: Sequence[Panel], looks: Mapping[str, Look], progress: Progress | None = None) -> dict[str, Markup]:
-    """The drawings by the names of their panels; `progress` is told how many of how many are done."""
-    jobs = [
-        (each.rows, each.quantity, {name: looks[name] for name in {*each.rows.provider}}, each.name) for each in panels
-    ]
-    drawn: dict[str, Markup] = {}
-    for each, svg in zip(panels, _each(jobs), strict=True):
-        drawn[each.name] = Markup(svg)
-        if progress:
-            progress(len(drawn), len(panels))
-    return drawn
-
-
-Job = tuple[pd.DataFrame, Quantity, dict[str, Look], str]
-
-
-def _each(jobs: Sequence[Job]) -> Iterator[str]:
-    workers = min(8, os.cpu_count() or 1)
-    if len(jobs) <= ALONE or workers == 1:
-        yield from (panel(*job) for job in jobs)
-        return
-    # Not by forking: the libraries that draw may hold threads, which a fork would lose with their locks held.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(panel, *zip(*jobs, strict=True), chunksize=8)
+def job(panel_: Panel, looks: Mapping[str, Look]) -> Job:
+    """The panel as a piece of work for `reports.site.drawing`."""
+    used = {name: looks[name] for name in dict.fromkeys(panel_.rows.provider)}
+    return Job(panel_.name, panel, (panel_.rows, panel_.quantity, used, panel_.name))

@@ -12,12 +12,14 @@ from pathlib import Path
 from reports.site.book import book
 from reports.site.data import as_csv, tables
 from reports.site.data_page import data_page
+from reports.site.drawing import Progress, draw
 from reports.site.hardware_page import hardware_page
 from reports.site.history_page import history_page
 from reports.site.operator_page import chapters, operator_page
 from reports.site.overview import overview
-from reports.site.panels import Progress, draw
+from reports.site.panels import job
 from reports.site.story import Story
+from reports.site.timelines import timelines
 
 INDEX = "index.html"
 MANIFEST = "site.json"
@@ -47,18 +49,16 @@ def write(story: Story, target: Path, progress: Progress | None = None) -> Path:
 def render(story: Story, progress: Progress | None = None) -> dict[str, str]:
     """All files of the site as text, by their paths inside it."""
     whole = book(story)
-    found = tables(whole)
+    lines, untold = timelines(story.history, story.changes)
+    found = tables(whole, lines)
     whole = replace(whole, data=frozenset(each.name for each in found))
     told = chapters(whole)
-    drawn = draw(
-        [panel for each in told for section in each.sections for facet in section.facets for panel in facet.panels],
-        whole.looks,
-        progress,
-    )
+    panels = [panel for each in told for part in each.sections for facet in part.facets for panel in facet.panels]
+    drawn = draw([*(job(each, whole.looks) for each in panels), *(each.job for each in lines)], progress)
     pages = {INDEX: overview(whole)}
     pages |= {whole.files[each.operator]: operator_page(whole, each, drawn) for each in told}
     pages["hardware.html"] = hardware_page(whole)
-    pages["history.html"] = history_page(whole, [], 0)
+    pages["history.html"] = history_page(whole, lines, untold, drawn)
     pages["data.html"] = data_page(whole, found)
     return pages | {f"data/{each.name}.csv": as_csv(each.table) for each in found}
 
