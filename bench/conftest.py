@@ -228,12 +228,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         row: dict[str, Any] = dict(item.callspec.params)
         if item.originalname == "test_speed":
             ledger.planned.setdefault((item.cls, row["case"].id), []).append(row["provider"])
+        ledger.frontiers += item.originalname == "test_frontier"
         units += [unit for unit in row.values() if isinstance(unit, Unit)]
     option = session.config.option
     if option.collectonly:
         return
-    alone = "PYTEST_XDIST_WORKER" not in os.environ
-    seeks = alone and any(item.get_closest_marker("frontier") for item in session.items)
+    seeks = ledger.frontiers and "PYTEST_XDIST_WORKER" not in os.environ
     stock: Any = session.config.pluginmanager.get_plugin("pytest-benchmark")
     if seeks or (ledger.planned and not (option.benchmark_skip or stock.disabled)):
         _begin_to_clock(session, ledger)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,9 +15,10 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor
 
-from bench.core import memory
+from bench.core import memory, record
 from bench.core.child import Child
 from bench.core.frontier import ENVIRONMENT, FITS, NO_ROOM, Probe, frontier, parse_size, search, serve_probe
+from bench.core.ledger import Ledger
 from bench.core.memory import measure, out_of_memory
 from bench.core.trial import Trial
 from tests import greedy
@@ -228,3 +231,19 @@ def test_sizes_are_read(text: str, size: int) -> None:
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="--memory-cap: expected a size"):
         parse_size(text)
+
+
+def test_a_journal_stays_until_every_frontier_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C saves what was found as JSON; what is left to find must not go with the journal."""
+    monkeypatch.setattr(record, "ROOT", tmp_path)
+    with closing(Ledger(record.this_run(CPU, "smoke"), CPU, surveys=False)) as ledger:
+        ledger.frontiers = 2
+        ledger.begin()
+        saved = ledger.run.file
+        saved.write_text('{"benchmarks": [], "rooftile": {"absent": []}}')
+        ledger.note(frontiers=[{"provider": "one"}])
+        assert ledger.finish(saved).startswith("1 of 2 frontiers are found; the same command with --resume")
+        assert saved.with_suffix(".jsonl").exists()
+        ledger.note(frontiers=[{"provider": "one"}, {"provider": "other"}])
+        assert not ledger.finish(saved)
+        assert not saved.with_suffix(".jsonl").exists()

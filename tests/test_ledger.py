@@ -153,6 +153,11 @@ def test_memory_that_runs_out_is_told_as_that(book: Ledger) -> None:
     late = records["greedy_late"]
     assert (late.status, late.reason) == ("absent", "out of memory beside its rivals")
     assert records["naive"].status == records["eager"].status == "measured"
+    book._records.clear()
+    records = _records(book, "greedy_afterwards", "eager")
+    late = records["greedy_afterwards"]
+    assert (late.status, late.reason) == ("absent", "out of memory in the check behind the race")
+    assert late.other_samples_s["host"], "expected its samples to be kept"
     case = next(case for case in toy.Double.sweep_cases("smoke") if case.sizes["n"] == 2048)
     record = book.record(toy.Double, case, "eager")
     assert record.status == "absent"

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.core import telemetry
+from bench.core import record, telemetry
 from bench.core.clocks import Lap
 from bench.core.energy import energy_per_call
 from bench.core.race import race
@@ -343,3 +343,10 @@ def test_marks_name_others_and_an_unsteady_clock() -> None:
 def test_a_cpu_answers_here() -> None:
     reading = monitor(torch.device("cpu")).read()
     assert reading.load is None or 0 <= reading.load <= 1
+
+
+def test_boards_of_one_model_are_told_apart_by_nothing_that_identifies_them_elsewhere() -> None:
+    one, other = (record._board(SimpleNamespace(uuid=uuid)) for uuid in ("GPU-1234", "GPU-1235"))
+    assert one != other
+    assert "1234" not in one
+    assert record._board(SimpleNamespace()) == ""

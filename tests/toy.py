@@ -172,6 +172,12 @@ class Double(Operator):
         return lambda: x.new_empty(1 << 50) if next(calls) > 20 else x * 2
 
     @peer()
+    def greedy_afterwards(self, x: Tensor) -> Callable[[], Tensor]:
+        """Finds no memory for values that it has not seen before the race."""
+        known = x.clone()
+        return lambda: x * 2 if x.equal(known) else x.new_empty(1 << 50)
+
+    @peer()
     def crashing_import(self, x: Tensor) -> Callable[[], Tensor]:
         """Takes its process down when it is imported."""
         os.kill(os.getpid(), signal.SIGSEGV)

@@ -177,7 +177,7 @@ class Heat:
                     yield Out(name, "invalid", why, samples_s=result.samples_s)
                     continue
             except Exception as error:  # noqa: BLE001 - it raises on other values than those it was proven on
-                yield Out(name, "invalid", in_a_line(error), samples_s=result.samples_s)
+                yield self._unseen(name, error, result)
                 survive(self._device)
                 continue
             yield self._told(name, result, graphs.get(name), notes.get(name, ""))
@@ -287,6 +287,7 @@ class Heat:
                 graphs.capture(name, [trial.timed(), *more])
             except Exception as error:  # noqa: BLE001 - it keeps its device time, and its row says so
                 notes[name] = f"no graph time: {in_a_line(error)}"
+                survive(self._device)
         return graphs, notes
 
     # After the race.
@@ -308,6 +309,13 @@ class Heat:
                 "those that it had"
             )
         return self._hides(result) or self._breach()
+
+    def _unseen(self, name: str, error: Exception, result: Result) -> Out:
+        """A runner that could not be looked at once more: it raised, or memory did not suffice for looking."""
+        if memory.out_of_memory(error):
+            give_back(self._device)
+            return Out(name, "absent", "out of memory in the check behind the race", samples_s=result.samples_s)
+        return Out(name, "invalid", in_a_line(error), samples_s=result.samples_s)
 
     def _on_fresh_values(self, trial: Trial) -> tuple[float, list[torch.Tensor], Yardstick]:
         """One lap on values that no provider has seen: its time, its answer, and what to hold that against."""

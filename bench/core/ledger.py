@@ -40,9 +40,9 @@ Row = tuple[type[Operator], str, str]
 class Ledger:
     """The rows of a run.
 
-    planned: the providers wanted of each case; without_time: absent, failed and invalid rows; facts: what the run has
-    found out about itself; on_progress: told in words what happens now; surveys: whether the roofs of the device are
-    measured before the first case.
+    planned: the providers wanted of each case; frontiers: how many frontiers are wanted; without_time: absent, failed
+    and invalid rows; facts: what the run has found out about itself; on_progress: told in words what happens now;
+    surveys: whether the roofs of the device are measured before the first case.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Ledger:
         self.device = device
         self.options = options or Options()
         self.planned: dict[tuple[type[Operator], str], list[str]] = {}
+        self.frontiers = 0
         self.without_time: list[Record] = []
         self.facts: dict[str, Any] = {}
         self._races: list[dict[str, float]] = []
@@ -97,7 +98,9 @@ class Ledger:
         """Remove the journal if a file holds everything that was planned; says what is left to do, if anything."""
         if self._journal is None or not self._journal.path.exists():
             return ""
-        planned = sum(len(names) for names in self.planned.values())
+        planned, sought = sum(len(names) for names in self.planned.values()), len(self.facts.get("frontiers", []))
+        if sought < self.frontiers:
+            return f"{sought} of {self.frontiers} frontiers are found; the same command with --resume finds the others"
         if len(self._records) < planned:
             return f"{len(self._records)} of {planned} rows are done; the same command with --resume does the others"
         held = _saved(saved)

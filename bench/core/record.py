@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -149,8 +150,15 @@ def device_facts(device: torch.device) -> dict[str, Any]:
         "device_memory_bytes": facts.total_memory,
         "l2_bytes": facts.L2_cache_size,
         "runtime": torch.version.cuda or torch.version.hip,
+        "board": _board(facts),
         **host,
     }
+
+
+def _board(facts: Any) -> str:
+    """What tells this board from others of its model, and nothing else of it; empty where torch does not know."""
+    uuid = str(getattr(facts, "uuid", "") or "")
+    return hashlib.sha256(uuid.encode()).hexdigest()[:8] if uuid else ""
 
 
 def _cpu_name() -> str:
