@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
@@ -12,11 +13,15 @@ from markupsafe import Markup
 from reports.judge.derive import Throughput, throughput
 from reports.judge.gaps import gaps
 from reports.read.record import STATUSES
+from reports.show.details import Details, details
 from reports.site.book import Book
-from reports.site.counts_page import counts_section
+from reports.site.counts_page import CountsSection, counts_section
+from reports.site.drawing import Job
+from reports.site.looks import Look
 from reports.site.page import fill, slugs
-from reports.site.panels import Facet, facets
+from reports.site.panels import Facet, facets, job
 
+HEAVY = ["samples_s", "others_s", "telemetry"]
 KEY = ["device", "operator", "mode", "case_id", "provider"]
 
 
@@ -24,9 +29,9 @@ KEY = ["device", "operator", "mode", "case_id", "provider"]
 class Row:
     """A measured row and, where the run before has it too, the verdict on it; first: of its case."""
 
-    row: pd.Series
+    row: dict[Any, Any]
+    details: Details
     case: str
-    device: str
     verdict: pd.Series | None
     first: bool
 
@@ -54,6 +59,13 @@ class Chapter:
     operator: str
     rows: pd.DataFrame
     sections: list[Section]
+    counted: CountsSection | None
+
+    def jobs(self, looks: Mapping[str, Look]) -> list[Job]:
+        """All that has to be drawn for it."""
+        facets = [facet for section in self.sections for facet in section.facets]
+        found = [job(panel, looks) for facet in facets for panel in facet.panels]
+        return found if self.counted is None else [*found, self.counted.roofline, self.counted.bars]
 
 
 def chapters(book: Book) -> list[Chapter]:
@@ -62,9 +74,15 @@ def chapters(book: Book) -> list[Chapter]:
     verdicts = _verdicts(book)
     of = {str(name): each for name, each in book.story.rows.groupby("operator", sort=False)}
     none = book.story.rows.iloc[:0]
+    counts, devices = book.story.counts, [run.device for run in book.story.results.runs]
     return [
-        Chapter(name, of.get(name, none), list(_sections(of.get(name, none), book, verdicts, numbers)))
-        for name in book.files
+        Chapter(
+            operator=name,
+            rows=of.get(name, none),
+            sections=list(_sections(of.get(name, none), book, verdicts, numbers)),
+            counted=None if counts is None else counts_section(counts, devices, name, str(number)),
+        )
+        for number, name in enumerate(book.files)
     ]
 
 
@@ -101,9 +119,10 @@ def _rows(rows: pd.DataFrame, book: Book, verdicts: Mapping[tuple[str, ...], pd.
     ordered = measured.sort_values(["run", "facet", "x"], kind="stable", na_position="first")
     for (run, _, case), each in ordered.groupby(["run", "case_id", "case"], sort=False):
         device = devices.get(str(run), "")
-        for number, (_, row) in enumerate(each.iterrows()):
+        shown = zip(each.drop(columns=HEAVY).to_dict("records"), each.iterrows(), strict=True)
+        for number, (row, (_, full)) in enumerate(shown):
             key = (device, *(str(row[name]) for name in KEY[1:]))
-            yield Row(row, str(case) or "the only case", device, verdicts.get(key), not number)
+            yield Row(row, details(full), str(case) or "the only case", verdicts.get(key), not number)
 
 
 def _verdicts(book: Book) -> dict[tuple[str, ...], pd.Series]:
@@ -128,7 +147,5 @@ def operator_page(book: Book, chapter: Chapter, drawn: Mapping[str, Markup]) -> 
         counts={status: int((rows.status == status).sum()) for status in STATUSES},
         frontiers=[each for run in runs for each in run.frontiers if each.operator == chapter.operator],
         dropped=[each for run in runs for each in run.dropped if each.operator == chapter.operator],
-        counted=None
-        if story.counts is None
-        else counts_section(story.counts, [run.device for run in runs], chapter.operator),
+        counted=chapter.counted,
     )

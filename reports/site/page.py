@@ -20,7 +20,6 @@ from reports import units
 from reports.judge.standing import first_line
 from reports.read.record import clean
 from reports.read.run import Run
-from reports.show.details import details
 from reports.show.header import costs, options, told
 from reports.site.looks import DARK, LIGHT
 
@@ -45,7 +44,7 @@ def _environment() -> Environment:
     )
     tellers = (
         units.seconds, units.percent, units.size, units.ratio, units.rate, units.plain, units.whole, units.joules,
-        units.change, first_line, moment, day, told, place, details, options, costs, figure, prose,
+        units.change, first_line, moment, day, told, place, options, costs, figure, prose,
     )  # fmt: skip
     environment.filters |= {each.__name__: each for each in tellers}
     style = environment.get_template("style.css.j2").render(light=LIGHT, dark=DARK)

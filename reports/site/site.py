@@ -17,7 +17,6 @@ from reports.site.hardware_page import hardware_page
 from reports.site.history_page import history_page
 from reports.site.operator_page import chapters, operator_page
 from reports.site.overview import overview
-from reports.site.panels import job
 from reports.site.story import Story
 from reports.site.timelines import timelines
 
@@ -53,8 +52,8 @@ def render(story: Story, progress: Progress | None = None) -> dict[str, str]:
     found = tables(whole, lines)
     whole = replace(whole, data=frozenset(each.name for each in found))
     told = chapters(whole)
-    panels = [panel for each in told for part in each.sections for facet in part.facets for panel in facet.panels]
-    drawn = draw([*(job(each, whole.looks) for each in panels), *(each.job for each in lines)], progress)
+    jobs = [job for each in told for job in each.jobs(whole.looks)]
+    drawn = draw([*jobs, *(each.job for each in lines)], progress)
     pages = {INDEX: overview(whole)}
     pages |= {whole.files[each.operator]: operator_page(whole, each, drawn) for each in told}
     pages["hardware.html"] = hardware_page(whole)

@@ -37,6 +37,7 @@ def timelines(history: History | None, changes: Sequence[Change]) -> tuple[list[
     counts = rows.merge(history.runs[["run", "device"]], on="run").groupby(["device", "row"], observed=True).size()
     known = {(str(device), str(row)) for device, row in counts[counts >= FEWEST].index}
     wanted = [key for key in dict.fromkeys(_wanted(history, rows, changes)) if key in known][:TIMELINES]
+    rows = rows[rows.row.isin([row for _, row in wanted])]
     found = [_timeline(history, rows, device, row, changes, f"timeline-{i}") for i, (device, row) in enumerate(wanted)]
     return found, len(known) - len(found)
 
