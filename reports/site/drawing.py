@@ -37,13 +37,19 @@ def draw(jobs: Sequence[Job], progress: Progress | None = None) -> dict[str, Mar
 
 
 def _each(jobs: Sequence[Job]) -> Iterator[str]:
-    workers = min(MOST, os.cpu_count() or 1)
+    workers = min(MOST, _cores())
     if len(jobs) <= ALONE or workers == 1:
         yield from map(_do, jobs)
         return
     # Not by forking: the libraries that draw may hold threads, which a fork would lose with their locks held.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         yield from pool.map(_do, jobs, chunksize=4)
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system tells."""
+    told = getattr(os, "sched_getaffinity", None)
+    return len(told(0)) if told else os.cpu_count() or 1
 
 
 def _do(job: Job) -> str:

@@ -116,13 +116,14 @@ def _rows(rows: pd.DataFrame, book: Book, verdicts: Mapping[tuple[str, ...], pd.
     """The measured rows case by case, the fastest first."""
     devices = {run.path: run.device for run in book.story.results.runs}
     measured = rows[rows.median_s.notna()].sort_values("median_s", kind="stable")
-    ordered = measured.sort_values(["run", "facet", "x"], kind="stable", na_position="first")
-    for (run, _, case), each in ordered.groupby(["run", "case_id", "case"], sort=False):
-        device = devices.get(str(run), "")
-        shown = zip(each.drop(columns=HEAVY).to_dict("records"), each.iterrows(), strict=True)
-        for number, (row, (_, full)) in enumerate(shown):
-            key = (device, *(str(row[name]) for name in KEY[1:]))
-            yield Row(row, details(full), str(case) or "the only case", verdicts.get(key), not number)
+    ordered = measured.sort_values(["run", "facet", "x", "case_id"], kind="stable", na_position="first")
+    before: tuple[object, ...] = ()
+    plain = ordered.drop(columns=HEAVY).to_dict("records")
+    for row, (_, full) in zip(plain, ordered.iterrows(), strict=True):
+        case = (row["run"], row["case_id"])
+        key = (devices.get(str(row["run"]), ""), *(str(row[name]) for name in KEY[1:]))
+        yield Row(row, details(full), str(row["case"]) or "the only case", verdicts.get(key), case != before)
+        before = case
 
 
 def _verdicts(book: Book) -> dict[tuple[str, ...], pd.Series]:
