@@ -75,7 +75,8 @@ def test_it_is_clocked_and_reported(tree: Path) -> None:
     (ours,) = {(row["provider"], row["status"], row["reason"]) for row in saved["rooftile"]["absent"]}
     assert ours[:2] == ("triton", "absent")
     assert "needs a GPU" in ours[2]
-    assert "relu_squared fwd: gpt2-xl, bf16, 512" in _run(tree, "reports")
+    assert "relu_squared fwd: gpt2-xl, bf16, 512" in _run(tree, "reports", "show")
+    assert "page: report/index.html" in _run(tree, "reports", "build")
     assert (tree / "report/index.html").exists()
 
 
@@ -85,7 +86,7 @@ def test_a_run_in_which_everything_is_absent_is_kept_too(tree: Path) -> None:
     saved = _newest(tree)
     assert saved["benchmarks"] == []
     assert [row["provider"] for row in saved["rooftile"]["absent"]] == ["triton", "triton"]
-    assert "needs a GPU" in _run(tree, "reports")
+    assert "needs a GPU" in _run(tree, "reports", "show")
 
 
 def test_it_is_listed(tree: Path) -> None:

@@ -236,7 +236,7 @@ def test_a_run_of_no_commit_is_marked(tmp_path: Path, dirty: bool | None, words:
     page = index_of(path)
     assert f"{words.capitalize()}." in words_of(page)
     assert ("<title>DIRTY: " in page) is bool(dirty)
-    assert words.upper() in command(path, "--output", tmp_path / "page").output
+    assert words.upper() in command("show", path).output
 
 
 EVIL = "<script>alert(1)</script>$x$[bold]&--></style>\x1b[31m\u202e\ud800"
@@ -262,7 +262,7 @@ def test_names_are_text_wherever_they_stand(tmp_path: Path) -> None:
     assert re.fullmatch(r"operator-[a-z0-9_-]+\.html", operator_page)
     for name in ("index.html", operator_page):
         assert "&lt;script&gt;alert(1)&lt;/script&gt;$x$[bold]&amp;--&gt;" in site[name]
-    shown = command(path, "--output", tmp_path / "page", columns=2000)
+    shown = command("show", path, columns=2000)
     assert shown.exit_code == 0
     assert not {"\x1b", "\u202e"} & {*shown.output}
     assert "<script>alert(1)</script>$x$[bold]&--></style>" in shown.output
@@ -430,23 +430,23 @@ def test_records_without_proof_or_memory_show_as_unknown(tmp_path: Path) -> None
     assert "eager llama3-8b, bf16, 512 1.00 ms too few rounds 16.8 - - - no proof 1 - host" in words
 
 
-def test_nothing_to_show_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["show", "build", "hardware", "history"])
+def test_nothing_to_show_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
-    bare = command()
+    bare = command(name)
     assert bare.exit_code == 1
     assert "No results to show" in bare.output
     assert "There are no rows to show" in render(Story(Results(), derive(Results().rows)))["index.html"]
-    lost = command("nowhere")
+    lost = command("show", "nowhere")
     assert lost.exit_code == 2
     assert "nowhere" in lost.output
 
 
 @pytest.mark.usefixtures("typical")
-def test_the_newest_results_become_a_table_and_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_newest_results_become_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    shown = command(columns=80)
+    shown = command("show", columns=80)
     assert shown.exit_code == 0
-    assert shown.output.endswith("page: report/index.html\n")
     assert "\x1b" not in shown.output, "expected plain text where there is no terminal"
     assert max(map(len, shown.output.splitlines())) <= 80
     assert re.search(
@@ -458,6 +458,14 @@ def test_the_newest_results_become_a_table_and_a_page(tmp_path: Path, monkeypatc
     )
     assert re.search(r"FAILED quack on rms_norm fwd, 1 row: Disproved: [^\"]*\n  pytest ", shown.output)
     assert re.search(r"rms_norm fwd +triton 4\.00 ms \+- 3 % +2\.00x the speed of eager", shown.output)
+
+
+@pytest.mark.usefixtures("typical")
+def test_the_newest_results_become_a_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    built = command("build")
+    assert built.exit_code == 0
+    assert built.output.endswith("page: report/index.html\n")
     assert (tmp_path / "report/index.html").read_text().startswith("<!doctype html>")
 
 
@@ -467,7 +475,7 @@ def test_a_newest_file_that_was_cut_off_gives_way_to_the_one_before(
     monkeypatch.chdir(tmp_path)
     (typical.parent / "20990101T000000Z.json").write_text('{"benchmarks": [')
     a_file(tmp_path, [(a_record("old", 512), around(1e-3))], started="2025-01-01T00:00:00Z")
-    shown = command()
+    shown = command("show")
     assert shown.exit_code == 0
     assert "left out: results/simulated/20990101T000000Z.json: is not JSON, or not all of it" in shown.output
     assert "triton" in shown.output
@@ -475,29 +483,14 @@ def test_a_newest_file_that_was_cut_off_gives_way_to_the_one_before(
 
 
 def test_the_output_is_a_folder_and_says_when_it_cannot_be(typical: Path, tmp_path: Path) -> None:
-    assert command(typical, "--output", tmp_path / "deep/er").exit_code == 0
+    assert command("build", typical, "--output", tmp_path / "deep/er").exit_code == 0
     assert (tmp_path / "deep/er/index.html").exists()
-    single = command(typical, "--output", tmp_path / "page.html")
+    single = command("build", typical, "--output", tmp_path / "page.html")
     assert single.exit_code == 2
     assert "expected a folder" in single.output
-    impossible = command(typical, "--output", typical)
+    impossible = command("build", typical, "--output", typical)
     assert impossible.exit_code == 2
     assert "expected a place to write to" in impossible.output
-
-
-def test_help_has_examples() -> None:
-    assert "python -m reports a.json b.json --output ab " in command("--help").output
-
-
-def test_a_closed_pipe_costs_the_table_and_not_the_page(
-    typical: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def closed(*_: object) -> None:
-        raise BrokenPipeError
-
-    monkeypatch.setattr("reports.__main__.show", closed)
-    assert command(typical, "--output", tmp_path / "page").exit_code != 0
-    assert (tmp_path / "page/index.html").exists()
 
 
 TOLD = [

@@ -251,11 +251,8 @@ def test_frontiers_and_dropped_cases_are_listed(site: dict[str, str], tmp_path: 
         assert "Dropped" not in words_of(bare)
 
 
-def test_the_terminal_has_the_new_columns_where_there_is_room(
-    gpu: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(ROOT)
-    wide = command(gpu, "--output", tmp_path / "page", columns=160).output
+def test_the_terminal_has_the_new_columns_where_there_is_room(gpu: Path) -> None:
+    wide = command("show", gpu, columns=160).output
     assert "budget  of roof  cold/warm\n" in wide
     assert re.search(r"triton +7\.83 us .* 25 % +52 % +1\.43x  throttled, second opinion\n", wide)
     assert re.search(r"INVALID flashinfer on rms_norm fwd, 2 rows: needs 5\.31 TB/s[^\n]*\n  pytest ", wide)
@@ -265,10 +262,10 @@ def test_the_terminal_has_the_new_columns_where_there_is_room(
         "attention fwd: llama3-8b, causal, bf16: naive 16384 (out of memory), triton 1048576 (longest tried), "
         "flash_attn none (failed)\n"
     ) in wide
-    narrow = command(gpu, "--output", tmp_path / "page", columns=80).output
+    narrow = command("show", gpu, columns=80).output
     assert "cold/warm" not in narrow
     assert "throttled" in narrow
-    assert max(len(line) for line in narrow.splitlines() if not line.startswith(("  pytest", "page:"))) <= 80
+    assert max(len(line) for line in narrow.splitlines() if not line.startswith("  pytest")) <= 80
 
 
 def test_old_results_read_as_before() -> None:
@@ -382,7 +379,7 @@ def test_new_names_are_text_too(tmp_path: Path) -> None:
     for page in (site[name] for name in site if name.endswith(".html")):
         assert not Reader(page).open
         assert page.count("<script") == 1
-    shown = command(path, "--output", tmp_path / "page", columns=300).output
+    shown = command("show", path, columns=300).output
     assert not {"\x1b", "\u202e"} & {*"".join(site.values()), *shown}
     assert "INVALID <script>" in shown
 
@@ -399,7 +396,7 @@ def test_a_journal_is_shown_and_said_to_be_unfinished(tmp_path: Path) -> None:
     assert rows.of_roof.notna().sum() == 5
     words = words_of(render(Story(results, rows, COUNTS))["index.html"])
     assert "Unfinished: 6 rows. The run was cut short; continue it with pytest bench --benchmark-only --resume" in words
-    shown = command(path, "--output", tmp_path / "page").output
+    shown = command("show", path).output
     assert "unfinished: 6 rows; continue it with `pytest bench --benchmark-only --resume`" in shown
     assert load_files(simulated_gpu.journal(tmp_path, torn=False)).left_out == []
 

@@ -74,7 +74,12 @@ def test_a_killed_run_keeps_its_rows_and_goes_on(tree: Path) -> None:
     assert len(kept) >= 6, "expected the three rows of two cases"
     assert not left.with_suffix(".json").exists()
     shown = subprocess.run(
-        [sys.executable, "-m", "reports"], cwd=tree, capture_output=True, text=True, env=_environment(), check=True
+        [sys.executable, "-m", "reports", "show"],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        env=_environment(),
+        check=True,
     )
     assert "unfinished" in shown.stdout + shown.stderr
 
