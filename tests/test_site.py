@@ -27,9 +27,10 @@ from reports.site.page import prose, slugs
 from reports.site.panels import FACETS, job
 from reports.site.plots import panel
 from reports.site.site import MANIFEST, render, write
-from reports.site.story import Story
+from reports.site.story import Story, Versus
+from reports.site.tell import quality, tell
 from tests.simulated import Reader, a_file, a_record, around, index_of, page_of, site_of, story_of, words_of
-from tests.told import CASE_ID, DEVICES, ROOT, change, comparison, versus, whole
+from tests.told import CASE_ID, DEVICES, ROOT, SLOWED, change, comparison, past, versus, whole
 
 EVIL = "<script>alert(1)</script>$x$[bold]&--></style>\"'\x1b[31m\u202e"
 
@@ -61,7 +62,7 @@ def test_where_nothing_is_wrong_the_overview_says_so(tmp_path: Path) -> None:
 def test_all_that_is_wrong_is_counted_and_each_links_to_more(site: dict[str, str]) -> None:
     page = site["index.html"]
     status = re.findall(r'<section class="status wrong".*?</section>', page, flags=re.DOTALL)[0]
-    assert "5 things are wrong" in status
+    assert "6 things are wrong" in status
     told = dict(re.findall(r'<a href="#([^"]*)">([^<]*)</a>', status))
     assert told == {
         "invalid": "2 rows invalid",
@@ -69,6 +70,7 @@ def test_all_that_is_wrong_is_counted_and_each_links_to_more(site: dict[str, str
         "verdicts": "1 row without a time that the run before had",
         "changes": "3 confirmed slowdowns in the last 30 days",
     }
+    assert "the gate fails" in status
     assert "1 row slower than in the run before" in status
     assert {*told} <= {*Reader(page).ids}
 
@@ -113,9 +115,9 @@ def test_the_headline_counts_by_intervals(tmp_path: Path) -> None:
 def test_verdicts_stand_on_the_overview_and_beside_their_rows(site: dict[str, str]) -> None:
     words = words_of(site["index.html"])
     told = "NVIDIA H200 commit 1e1e1e1e1e1e of 2026-01-31, against commit 1d1d1d1d1d1d of 2026-01-30"
-    assert f"{told} 1 slower 1 not comparable 1 ambiguous 1 same" in words
+    assert f"{told} registers 168 -&gt; 255 on sm_90 1 slower 1 not comparable 1 ambiguous 1 same" in words
     assert "slower rms_norm forward triton llama3-8b, bf16, 4096 +7.1 % registers 168 -&gt; 255 on sm_90" in words
-    places = [words.index(f"{word} rms_norm forward") for word in ("slower", "not comparable", "ambiguous")]
+    places = [words.index(f"{word} rms_norm forward") for word in ("slower", "not comparable")]
     assert places == sorted(places)
     page = site["operator-rms_norm.html"]
     bodies = re.findall(r'<tbody class="kernel first">.*?</tbody>', page, flags=re.DOTALL)
@@ -148,7 +150,7 @@ def test_history_lists_the_newest_runs_and_says_how_many_are_older(site: dict[st
 
 def test_the_gate_is_quoted_with_its_command(site: dict[str, str]) -> None:
     words = words_of(site["index.html"])
-    assert "A/A gates that fail 0.4 % (0.2 to 0.7 %)" in words
+    assert "gates that fail although nothing changed 0.4 % 0.36 % to 0.44 % 0.4 % 0.36 % to 0.44 %" in words
     assert "Nobody has measured it" not in words
 
 
@@ -391,6 +393,74 @@ def test_verdicts_find_their_rows_by_device_and_case(story: Story) -> None:
     assert json.loads(CASE_ID) == {"dtype": "bf16", "model": "llama3-8b", "seq_len": 4096}
     elsewhere = replace(story.versus[0], verdicts=table.assign(device="another"))
     assert "since the run before" not in render(replace(story, versus=[elsewhere]))["operator-rms_norm.html"]
+
+
+MEASURED = {
+    "command": "python -m reports.judge.quality",
+    "histories": [
+        {
+            "history_runs": 10,
+            "false_alarms": {"rate": 0.004, "low": 0.002, "high": 0.007, "replays": 4500},
+            "improvements_that_failed": {"rate": 0.0, "low": 0.0, "high": 0.001, "replays": 4500},
+            "power": [{"change": 0.05, "all": {"rate": 0.97, "low": 0.96, "high": 0.98, "replays": 4500}}],
+        }
+    ],
+}
+
+
+def test_all_judgements_of_a_history_are_told(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reports.site.tell.stored", lambda: MEASURED)
+    told = tell(story.results, past(), root=ROOT)
+    assert [(each.row, each.confirmed) for each in told.changes] == [(SLOWED, True)]
+    assert told.changes[0].causes
+    (versus_,) = told.versus
+    assert versus_.head == "commit 000000000000 of 2026-03-01 00:00"
+    assert len(versus_.verdicts) == 40
+    site = render(told)
+    assert "slowdowns by 5 % that are found 97 % 96 % to 98 %" in words_of(site["index.html"])
+    assert "python -m reports.judge.quality measures it again." in words_of(site["index.html"])
+    assert "There is one device here" in words_of(site["hardware.html"])
+    drawn = re.findall(r'aria-label="Time of ([^"]*)"', site["history.html"])
+    ends = r"from [\d.]+ us to [\d.]+ us over 60 runs"
+    assert re.match(rf"operator0 fwd: triton, model0, bf16, 512, {ends}\. Changes: \+", drawn[0])
+    points = pd.read_csv(io.StringIO(site["data/timelines.csv"]))
+    assert len(points) == 60 * len(drawn)
+    assert points.row[0] == SLOWED
+
+
+@pytest.mark.parametrize("stored", [{}, {"histories": [{}], "command": "x"}, OSError("none")])
+def test_where_the_gate_was_not_measured_the_overview_says_what_measures_it(
+    story: Story, monkeypatch: pytest.MonkeyPatch, stored: Any
+) -> None:
+    def found() -> Any:
+        if isinstance(stored, OSError):
+            raise stored
+        return stored
+
+    monkeypatch.setattr("reports.site.tell.stored", found)
+    assert quality() is None
+    words = words_of(render(replace(story, quality=None))["index.html"])
+    assert "Nobody has measured it in this checkout. python -m reports.judge.quality does." in words
+
+
+def test_a_gate_that_asks_for_more_runs_is_not_wrong_yet(tmp_path: Path) -> None:
+    unsure = Versus("Simulated", "a", "b", status="confirm", words=["suspect: <x>"], command="pytest -k x")
+    page = render(replace(story_of(_small(tmp_path)), versus=[unsure]))["index.html"]
+    assert "Nothing is wrong" in page
+    assert "The gate asks for more runs before it is sure." in words_of(page)
+    assert "suspect: &lt;x&gt; the runs that settle it pytest -k x" in words_of(page)
+
+
+def test_runs_of_which_git_knew_nothing_and_of_unknown_start_are_shown_as_such(story: Story) -> None:
+    history = past(4)
+    dirty, started = pd.array([pd.NA, True, False, False], dtype="boolean"), history.runs.started.copy()
+    started.iloc[0] = pd.NaT
+    history.runs = history.runs.assign(dirty=dirty, unfinished=pd.array([3, pd.NA, pd.NA, pd.NA], dtype="Int64"))
+    history.runs["started"] = started
+    words = words_of(render(replace(story, history=history))["history.html"])
+    assert "- 000000000000 unknown state full unfinished 40 results/simulated/0.json" in words
+    assert "2026-01-02 00:00 000000000000 dirty full 40" in words
+    assert "2026-01-03 00:00 000000000000 full 40" in words
 
 
 def test_the_same_story_makes_the_same_site(tmp_path: Path) -> None:

@@ -197,7 +197,10 @@ MEANINGS = {
     "tensor": "tensor-core instructions",
     "widest_bits": "the widest access to memory",
     "narrowest_bits": "the narrowest access to memory",
-    "what": "what was measured",
+    "what": "what was counted",
+    "history_runs": "how many runs of history the gate had",
+    "rate": "how often it happened, over all replays",
+    "replays": "how many histories were replayed",
 }
 
 

@@ -175,8 +175,7 @@ def _judged(book: Book) -> Iterator[Data]:
         yield Data("portability", "a row run with another device's configurations", comparison.portability)
         yield Data("not-comparable", "a row that cannot be compared, and why", comparison.refused)
     if story.quality is not None:
-        lines = pd.DataFrame(story.quality.lines, columns=["what", "value"])
-        yield Data("gate", "what was measured of the gate", lines)
+        yield Data("gate", "what was measured of the gate", story.quality.table)
 
 
 def _changes(changes: Sequence[Change]) -> pd.DataFrame:

@@ -49,5 +49,7 @@ def device_runs(history: History) -> list[DeviceRuns]:
     for device, runs in history.runs.groupby("device", sort=True, observed=True):
         ordered = runs.sort_values("started", ascending=False, kind="stable")
         shown = ordered.head(RUNS).assign(measured=ordered.run.map(measured).fillna(0).astype(int))
+        # Missing is none of true and false in a template, where None is.
+        shown = shown.astype(object).where(shown.notna(), None)
         found.append(DeviceRuns(str(device), [run for _, run in shown.iterrows()], len(ordered) - len(shown)))
     return found

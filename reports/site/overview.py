@@ -11,14 +11,16 @@ import pandas as pd
 
 from reports.judge.changes import DEVICE, Change
 from reports.judge.gaps import gaps
+from reports.judge.gate import CONFIRM, FAIL
+from reports.judge.quality import COMMAND
 from reports.judge.roofs import roof_lines
 from reports.judge.standing import Standing, standings
-from reports.judge.verdict import FASTER, SAME, SLOWER, VERDICTS
+from reports.judge.verdict import AMBIGUOUS, FASTER, SAME, SLOWER, VERDICTS
 from reports.read.record import STATUSES
 from reports.site.book import Book
 from reports.site.operator_page import anchors
 from reports.site.page import fill
-from reports.site.story import Versus
+from reports.site.story import Quality, Versus
 
 RECENT = timedelta(days=30)  # so long a slowdown is news; after that it is how things are, and history tells it
 SHOWN = 30  # of verdicts and changes; all of them stand in their tables of data
@@ -59,6 +61,7 @@ def overview(book: Book) -> str:
         **book.frame("index.html", "Overview"),
         counts=counts,
         wrong=list(wrongs(book, counts)),
+        unsettled=[_on(book, each.device) for each in story.versus if each.status == CONFIRM],
         headline=headline(found),
         standings=found,
         order=places,
@@ -70,8 +73,19 @@ def overview(book: Book) -> str:
         dropped=[dropped for run in runs for dropped in run.dropped],
         left_out=story.results.left_out,
         quality=story.quality,
+        measure=COMMAND,
+        **_quality(story.quality),
         has_counts=story.counts is not None,
     )
+
+
+def _quality(quality: Quality | None) -> dict[str, object]:
+    """The gate's quality line by line, with a column for every length of history."""
+    if quality is None:
+        return {}
+    table = quality.table
+    lines = [(str(what), of.to_dict("records")) for what, of in table.groupby("what", sort=False)]
+    return {"quality_runs": [int(runs) for runs in table.history_runs.unique()], "quality_lines": lines}
 
 
 def wrongs(book: Book, counts: dict[str, int]) -> Iterator[Wrong]:
@@ -82,6 +96,8 @@ def wrongs(book: Book, counts: dict[str, int]) -> Iterator[Wrong]:
             yield Wrong(f"{_rows(counts[status])} {words}", f"#{status}")
     for versus in story.versus:
         table = versus.verdicts
+        if versus.status == FAIL:
+            yield Wrong(f"the gate fails{_on(book, versus.device)}", "#verdicts")
         for count, words in (
             (int((table.verdict == SLOWER).sum()), "slower than in the run before"),
             (int(table.vanished.fillna(False).astype(bool).sum()), "without a time that the run before had"),
@@ -131,7 +147,7 @@ def _tally(versus: Versus) -> Tally:
     table = versus.verdicts
     counts = {word: int((table.verdict == word).sum()) for word in VERDICTS}
     rank = {word: number for number, word in enumerate(VERDICTS)}
-    loud = table[~table.verdict.isin((SAME, FASTER)) | table.vanished.fillna(False).astype(bool)]
+    loud = table[~table.verdict.isin((SAME, FASTER, AMBIGUOUS)) | table.vanished.fillna(False).astype(bool)]
     ranked = loud.assign(rank=loud.verdict.map(rank)).sort_values(["rank", "ratio"], ascending=[True, False])
     shown = [row for _, row in ranked.head(SHOWN).iterrows()]
     return Tally(versus, {word: count for word, count in counts.items() if count}, shown, len(ranked) - len(shown))

@@ -104,10 +104,10 @@ def moment(started: str) -> str:
         return started
 
 
-def day(started: pd.Timestamp | str, *, time: bool = False) -> str:
-    """The day of a moment, e.g. `2026-01-31`, or with its time, e.g. `2026-01-31 04:10`; as it stands if it is none."""
-    found = pd.to_datetime(started, errors="coerce", utc=True)
-    return str(started) if pd.isna(found) else str(found.strftime("%Y-%m-%d %H:%M" if time else "%Y-%m-%d"))
+def day(started: pd.Timestamp | str | None, *, time: bool = False) -> str:
+    """The day of a moment, e.g. `2026-01-31`, or with its time, e.g. `2026-01-31 04:10`; - where it is unknown."""
+    found = pd.NaT if started is None else pd.to_datetime(started, errors="coerce", utc=True)
+    return units.NOTHING if pd.isna(found) else str(found.strftime("%Y-%m-%d %H:%M" if time else "%Y-%m-%d"))
 
 
 def place(ratio: float) -> float:

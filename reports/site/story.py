@@ -18,23 +18,30 @@ from reports.read.summary import History
 
 @dataclass(frozen=True)
 class Versus:
-    """The newest run of a device against the one before it: both in words, and a verdict per row (COLUMNS)."""
+    """The newest run of a device against the one before it: both in words, and a verdict per row (COLUMNS).
+
+    status: what the gate says, `pass`, `fail` or `confirm`; words: why, what matters first; command: what to run before
+    it is asked again, empty if nothing.
+    """
 
     device: str
     base: str
     head: str
     verdicts: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(COLUMNS)))
+    status: str = ""
+    words: Sequence[str] = ()
+    command: str = ""
 
 
 @dataclass(frozen=True)
 class Quality:
     """How good the gate is, as measured by replaying histories of which the truth is known.
 
-    lines: what was measured, as text and its value, e.g. `A/A gates that fail` and `0.4 % (0.2 to 0.7 %)`; command:
-    what measures it again.
+    table: `what` was counted, by `history_runs`: its `rate` with the ends `low` and `high` of its 95 % interval, in how
+    many `replays`; command: what measures it again.
     """
 
-    lines: list[tuple[str, str]]
+    table: pd.DataFrame
     command: str
 
 
