@@ -16,7 +16,7 @@ from reports.gather import gather
 from reports.judge.causes import explained
 from reports.judge.changes import changes
 from reports.judge.derive import derive
-from reports.judge.gate import EXITS, FAIL, PASS, Gate, gate
+from reports.judge.gate import CONFIRM, EXITS, FAIL, PASS, Gate, gate
 from reports.judge.hardware import compare_devices
 from reports.judge.summarise import Progress as Told
 from reports.judge.summarise import summarise
@@ -34,6 +34,9 @@ from reports.show.verdicts import gate_listings, verdict_listing
 from reports.site.site import write
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True, help=__doc__)
+
+# What a whole history may be given by.
+WHOLE = ("device", "path")
 
 Sources = Annotated[
     list[Path] | None,
@@ -150,10 +153,15 @@ def gate_command(
     """  # noqa: D301 - as above
     history, sides = _select([base, head], device)
     gates: dict[str, Gate] = {}
+    if sides[0].how in WHOLE and set(sides[0].numbers) <= set(sides[1].numbers):
+        _tell(
+            [Listing(f"{head}: confirm", ("the gate says",), [["there is no earlier run to judge against"]])], markdown
+        )
+        raise typer.Exit(EXITS[CONFIRM])
     for name, (before, after) in _on_each_device(sides).items():
         gates[name] = gate(history, _base(history, sides[0], before, after), after, margin=margin)
     _tell([listing for name, each in gates.items() for listing in gate_listings(name, each)], markdown)
-    commands = [each.command for each in gates.values() if each.command]
+    commands = [each.command for each in gates.values() if each.suspects]
     if again is not None and commands:
         again.write_text("\n".join(commands) + "\n", encoding="utf-8")
     found = {each.status for each in gates.values()}
@@ -249,7 +257,7 @@ def _earlier(history: History, device: str, but: Sequence[int], head: Sequence[i
 
 def _base(history: History, side: Selection, before: list[int], head: list[int]) -> list[int]:
     """The runs that are judged against: where a whole history is given, those of its newest commit before head."""
-    if side.how not in ("device", "path"):
+    if side.how not in WHOLE:
         return before
     runs = history.runs[history.runs.run.isin(before)].sort_values("run")
     earlier = runs[runs.started <= history.runs.started[history.runs.run.isin(head)].min()]
