@@ -41,17 +41,18 @@ class Noise:
     def excess(self, logs: Floats, rare: Floats, base: Floats) -> tuple[Floats, Floats]:
         """How far log times (..., runs, rows) lie above the slowest level that they reach, and how many runs made that.
 
-        A row that has been at 25.5 ms before and is there again has not slowed down; between its levels, it has. A
-        level other than that of most runs counts only if more runs than `rare` (..., rows) were there, or if it is no
-        slower than `base` (..., rows; NaN for none): what base took already is no slowdown since.
+        A row that has been at 25.5 ms before and is there again has not slowed down. Levels faster than that of most
+        runs do not count: a row between its speeds may have left the slower one. A slower one counts if more runs than
+        `rare` (..., rows) were there, or if it is no slower than `base` (..., rows; NaN for none): what base took
+        already is no slowdown since.
         """
         above, size = np.full(logs.shape, np.nan), np.ones(logs.shape)
-        usual = self.levels == self.level[..., None, :]
         taken = base + NEAR * self.known.deviation
         for at in range(self.levels.shape[-2]):
             count = self.sizes[..., at, :]
             level = self.levels[..., at, :]
-            level = np.where(usual[..., at, :] | (count > rare) | (level <= taken), level, np.nan)
+            counts = (count > rare) | (level <= taken) | (level == self.level)
+            level = np.where(counts & (level >= self.level), level, np.nan)
             reach = level - NEAR * self.known.deviation * np.sqrt(1 + 1 / np.maximum(count, 1))
             reached = (logs >= reach[..., None, :]) | (np.isnan(above) & ~np.isnan(logs))
             reached &= ~np.isnan(level)[..., None, :]

@@ -2,7 +2,7 @@
 
 One run of 300 rows has outliers in 3 of them, so no run by itself is believed. The first look is lenient and costs only
 that the suspects are clocked again; the last is strict, and has the mean of several runs to go by. That is where the
-power comes from: at the same rate of false alarms a single run finds less than half as much.
+power comes from: what is strict enough for 300 rows is beyond the reach of a single run.
 """
 
 from __future__ import annotations
@@ -12,30 +12,34 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import gammaln
 
-from reports.judge.centre import Centre, Flags, Floats, centre
+from reports.judge.centre import Centre, Flags, Floats, centre, medians
 from reports.judge.noise import Noise, noise
 from reports.judge.stable import stable
 
-# A row is suspect if so large a slowdown would be chance in one run of twenty.
-DOUBT = 0.05
+# A row is suspect if so large a slowdown would be chance in one run of twelve.
+DOUBT = 0.08
 # The chance that any row of a table alarms although none has changed, shared out among the rows (Bonferroni). Holm's
 # steps would change nothing here: a gate that is failed by one row is failed. The gate's own rate is measured by
 # `reports.judge.quality`; it is lower, since more than this is asked of an alarm.
-ALARM = 0.005
+ALARM = 0.0075
 # With fewer runs of head than settle a suspect an alarm must be ten times as sure, so that looking early and often
 # raises no more of them (Haybittle 1971, British Journal of Radiology 44:793).
 EARLY = 0.1
 # Of a row's head runs each of the last two must be bad: slower by this many standard deviations of a run.
 BAD = 1.0
 IN_A_ROW = 2
+# Head must be slower than the newest runs of history too, by this many standard errors: what had changed before base
+# did not change since, even if too little to be told from noise by itself.
+NEWEST = 3
+SINCE = 2.0
 # No run counts for more than this many standard deviations above the least one: an outlier is no slowdown.
 CLIP = 2.0
 # Runs of head after which a suspect is settled: an alarm, or not.
-SETTLED = 8
+SETTLED = 10
 # Of 100 rows 5 have two speeds, each at any odds. Head must be at a speed that history never saw for so many runs that
-# fewer than 1 in 800 gates takes that for a slowdown, for each number of times that history may have seen it.
+# fewer than 1 in 1,250 gates takes that for a slowdown, for each number of times that history may have seen it.
 TWO_SPEEDS = 0.05
-UNSEEN = 0.00125
+UNSEEN = 0.0008
 # Runs of history below which nothing is known of how runs differ.
 LEAST_HISTORY = 3
 MOST_SEEN = 5
@@ -47,7 +51,8 @@ class Evidence:
 
     change: their mean over the level they are judged by; share: its variance over that of one run, further: variance
     from what the run as a whole was found to share; chance: of such a slowdown though nothing has changed; runs: of
-    head; bad: whether each of the last two was; enough: whether they are enough to tell a slowdown from a second speed.
+    head; bad: whether each of the last two was; since: whether head is beyond the newest runs of history as well;
+    enough: whether its runs are enough to tell a slowdown from a second speed.
     """
 
     change: Floats
@@ -56,6 +61,7 @@ class Evidence:
     chance: Floats
     runs: Floats
     bad: Flags
+    since: Flags
     enough: Flags
 
 
@@ -117,7 +123,9 @@ def _evidence(weighed: Weighed, known: Noise, *, settled: bool = False) -> Evide
     runs = np.sum(there, axis=-2).astype(np.float64)
     most_runs = np.full_like(runs, SETTLED) if settled else runs
     rare = chance_speed(most_runs, known.runs, weighed.judged[..., None])
-    above, size = known.excess(weighed.head, rare, np.fmax.reduce(weighed.past[..., weighed.base, :], axis=-2))
+    newest = _newest(weighed.past)
+    base = np.fmax.reduce(weighed.past[..., weighed.base, :], axis=-2)
+    above, size = known.excess(weighed.head, rare, np.where(np.isnan(base), newest[..., -1, :], base))
     most = np.fmin.reduce(above, axis=-2) + CLIP * known.known.deviation
     clipped = np.where(there, np.minimum(above, most[..., None, :]), 0.0)
     count = np.maximum(runs, 1)
@@ -125,7 +133,17 @@ def _evidence(weighed: Weighed, known: Noise, *, settled: bool = False) -> Evide
     share = 1 / count + np.sum(1 / size, axis=-2, where=there) / count
     further = np.sum(weighed.doubt, axis=-2, where=there) / count**2
     chance = known.known.beyond(change, share, further)
-    return Evidence(change, share, further, chance, runs, _bad(above, known), rare >= 0)
+    recent = medians(newest, -2)
+    error = known.known.deviation * np.sqrt(1 / count + 1 / NEWEST)
+    since = medians(weighed.head, -2) - recent > SINCE * error
+    return Evidence(change, share, further, chance, runs, _bad(above, known), since, rare >= 0)
+
+
+def _newest(past: Floats) -> Floats:
+    """The newest log times of every row (..., NEWEST, rows), whichever runs they are of; NaN ahead of the first."""
+    missing = np.isnan(past)
+    order = np.argsort(~missing, axis=-2, kind="stable")
+    return np.asarray(np.take_along_axis(past, order, -2)[..., -NEWEST:, :])
 
 
 def _bad(above: Floats, known: Noise) -> Flags:
@@ -163,6 +181,6 @@ def stage(weighed: Weighed, gating: Flags) -> Stage:
     found, maybe = weighed.slower(), weighed.maybe()
     judged = gating & (found.runs > 0) & (weighed.noise.runs >= LEAST_HISTORY)
     level = ALARM / weighed.judged[..., None] * np.where(found.runs < SETTLED, EARLY, 1.0)
-    alarm = judged & found.enough & found.bad & (found.chance < level)
+    alarm = judged & found.enough & found.bad & found.since & (found.chance < level)
     suspect = judged & ~alarm & (maybe.chance < DOUBT) & (maybe.runs < SETTLED)
     return Stage(alarm, suspect)
