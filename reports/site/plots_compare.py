@@ -157,8 +157,8 @@ def timeline(history: History, device: str, row: str, changes: Iterable[Change],
     ]
     points = rows.merge(runs[["run", "started"]], on="run").sort_values(["started", "run"], kind="stable")
     with mpl.rc_context(STYLE):
-        drawn = Figure(figsize=(5.6, 1.9))
-        axes = drawn.add_axes((0.12, 0.17, 0.86, 0.7))
+        drawn = Figure(figsize=(5.6, 2.1))
+        axes = drawn.add_axes((0.12, 0.22, 0.86, 0.6))  # below the days stand their month and year, above two lines
         if not len(points):
             return _empty(drawn, axes, "not measured", name)
         when = _dates(points.started)
@@ -187,7 +187,7 @@ def _mark(axes: Axes, change: Change) -> None:
     axes.annotate(
         units.change(change.ratio) + ("" if change.row else " device"),
         (when, 1),
-        (0, 2),
+        (0, 2 if change.row else 11),  # of a row and of its device one run may hold both
         xycoords=("data", "axes fraction"),
         textcoords="offset points",
         ha="center",
