@@ -55,12 +55,20 @@ def expand(sources: Sequence[Path]) -> list[Path]:
         [path for path in sorted(source.rglob("*.json*")) if is_results(path)] if is_folder(source) else [source]
         for source in sources
     ]
-    files = {Path(os.path.realpath(file)): file for each in found for file in each}
+    files = {whole(file): file for each in found for file in each}
     return [
         file
-        for whole, file in files.items()
-        if whole.suffix != journal.SUFFIX or whole.with_suffix(".json") not in files
+        for place, file in files.items()
+        if place.suffix != journal.SUFFIX or place.with_suffix(".json") not in files
     ]
+
+
+def whole(path: Path) -> Path:
+    """Where a path leads, whatever links are on the way; as it is where it leads nowhere."""
+    try:
+        return Path(os.path.realpath(path))
+    except (OSError, ValueError):
+        return path
 
 
 def is_folder(path: Path) -> bool:
@@ -120,13 +128,13 @@ def read(path: Path) -> tuple[Run, list[dict[str, Any]], list[str]]:
         run = replace(run, unfinished=len(rows), flaws=found.flaws + run.flaws)
         return run, rows, run.flaws + bad
     try:
-        whole = decode(content)
+        told = decode(content)
     except ValueError as error:
         raise NotOurs("is not JSON, or not all of it") from error
-    facts = mapping(whole, "rooftile")
+    facts = mapping(told, "rooftile")
     run = run_of(name_of(path), facts)
     absent = [{"record": each, "samples_s": None} for each in items(facts, "absent")]
-    rows, bad = _rows([*items(whole, "benchmarks"), *absent], run.path, facts)
+    rows, bad = _rows([*items(told, "benchmarks"), *absent], run.path, facts)
     return run, rows, run.flaws + bad
 
 

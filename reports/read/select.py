@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 
 import pandas as pd
 
-from reports.read.load import RESULTS, is_folder, name_of
+from reports.read.load import RESULTS, is_folder, name_of, whole
 from reports.read.record import clean
 from reports.read.summary import History
 
@@ -91,9 +91,8 @@ def _of_device(runs: pd.DataFrame, device: str) -> pd.DataFrame:
     found = runs[_called(runs, device)]
     if not len(found):
         known = sorted({*runs.device.map(slug)})
-        raise NotSelected(
-            f"device: expected one of {_some(known) or 'none, for there are no results'}, got {clean(device)}{_nearest(slug(device), known)}"
-        )
+        there = _some(known) or "none, for there are no results"
+        raise NotSelected(f"device: expected one of {there}, got {clean(device)}{_nearest(slug(device), known)}")
     return found
 
 
@@ -124,7 +123,7 @@ def _stem(path: str) -> str:
 def _beneath(files: Iterable[str], places: Sequence[Path]) -> list[bool]:
     """Which files are at, or under, one of these places, whatever links lead there."""
     wholes = {PurePath(_whole(place)) for place in places}
-    return [not wholes.isdisjoint([whole, *whole.parents]) for whole in (PurePath(_whole(file)) for file in files)]
+    return [not wholes.isdisjoint([file, *file.parents]) for file in (PurePath(_whole(name)) for name in files)]
 
 
 def _at(runs: pd.DataFrame, commit: str) -> pd.DataFrame:
@@ -145,7 +144,7 @@ def _paths(text: str) -> list[Path]:
 
 
 def _whole(path: str | Path) -> str:
-    return name_of(Path(os.path.realpath(path)))
+    return name_of(whole(Path(path)))
 
 
 def _revision(text: str) -> str:
