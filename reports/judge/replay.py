@@ -10,6 +10,8 @@ from reports.judge.centre import Flags, Floats
 from reports.judge.machine import Machine, Replays, simulate
 from reports.judge.stages import SETTLED, Kinds, stage, weigh
 
+SPARE = 2
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -31,9 +33,11 @@ def replay(
     """Gates with so many runs of history, in each of which one of our rows takes `change` more time (0: none does).
 
     The first run of head clocks all rows. If any is suspect, the cases of the suspects are clocked until they are
-    settled. A run that telemetry marks as throttled counts for nothing but the suspicion.
+    settled, with up to SPARE further runs in place of such as telemetry marks as throttled: those count for nothing but
+    the suspicion.
     """
-    known = simulate(machine, draws, replays, history + SETTLED, rows, SETTLED)
+    head = SETTLED + SPARE
+    known = simulate(machine, draws, replays, history + head, rows, head)
     each, slowed = np.arange(replays), draws.choice(np.flatnonzero(known.kernel[0]), replays)
     known.logs[each, history:, slowed] += np.log1p(change)
     suspect = _first(known, history)
@@ -41,7 +45,7 @@ def replay(
     np.logical_or.at(cases, (np.nonzero(suspect)[0], known.case[np.nonzero(suspect)[1]]), True)
     confirm: Flags = np.asarray(suspect.any(axis=-1))
     alarm = np.zeros_like(suspect)
-    alarm[confirm] = suspect[confirm] & _settled(known, history, cases[:, known.case], confirm)
+    alarm[confirm] = _settled(known, history, cases[:, known.case], confirm)
     return Outcome(
         failed=np.asarray(alarm.any(axis=-1)),
         confirm=confirm,
@@ -64,7 +68,10 @@ def _settled(known: Replays, history: int, again: Flags, which: Flags) -> Flags:
     """The alarms once the rows of `again` have been clocked as often as settles them."""
     logs = np.where(known.marked, np.nan, known.logs)[which]
     run = np.arange(logs.shape[1])
-    logs[:, history + 1 :] = np.where(again[which][:, None, :], logs[:, history + 1 :], np.nan)
+    more = logs[:, history + 1 :]
+    more[~np.broadcast_to(again[which][:, None, :], more.shape)] = np.nan
+    head = logs[:, history:]
+    head[np.cumsum(~np.isnan(head), axis=1) > SETTLED] = np.nan
     kernel = known.kernel[which]
     kinds = Kinds(~kernel, known.compute[which], kernel)
     return stage(weigh(logs, run < history, run == history - 1, kinds), kernel).alarm

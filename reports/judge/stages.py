@@ -25,9 +25,8 @@ ALARM = 0.0075
 # With fewer runs of head than settle a suspect an alarm must be ten times as sure, so that looking early and often
 # raises no more of them (Haybittle 1971, British Journal of Radiology 44:793).
 EARLY = 0.1
-# Of a row's head runs each of the last two must be bad: slower by this many standard deviations of a run.
+# Two of a row's head runs, one after the other, must be bad: slower by this many standard deviations of a run.
 BAD = 1.0
-IN_A_ROW = 2
 # Head must be slower than the newest runs of history too, by this many standard errors: what had changed before base
 # did not change since, even if too little to be told from noise by itself.
 NEWEST = 3
@@ -51,7 +50,7 @@ class Evidence:
 
     change: their mean over the level they are judged by; share: its variance over that of one run, further: variance
     from what the run as a whole was found to share; chance: of such a slowdown though nothing has changed; runs: of
-    head; bad: whether each of the last two was; since: whether head is beyond the newest runs of history as well;
+    head; bad: whether two were that follow each other; since: whether head is beyond the newest runs of history too;
     enough: whether its runs are enough to tell a slowdown from a second speed.
     """
 
@@ -147,11 +146,10 @@ def _newest(past: Floats) -> Floats:
 
 
 def _bad(above: Floats, known: Noise) -> Flags:
-    """Whether the last two runs of every row are bad; those in which it has no time do not count."""
-    there = ~np.isnan(above)
-    later = np.cumsum(there[..., ::-1, :], axis=-2)[..., ::-1, :]
-    bad = there & (later <= IN_A_ROW) & (above > BAD * known.known.deviation[..., None, :])
-    return np.asarray(np.sum(bad, axis=-2) == IN_A_ROW)
+    """Whether two runs of every row that follow each other are bad; those in which it has no time do not count."""
+    order = np.argsort(np.isnan(above), axis=-2, kind="stable")
+    bad = np.take_along_axis(above, order, -2) > BAD * known.known.deviation[..., None, :]
+    return np.asarray((bad[..., 1:, :] & bad[..., :-1, :]).any(axis=-2))
 
 
 def chance_speed(head: Floats, history: Floats, rows: Floats) -> Floats:

@@ -17,6 +17,8 @@ from reports.read.summary import History
 SIDES = ("past", "base", "head")
 # Marks of a row that make its time a bad witness: the device held itself back, or others were on it.
 DOUBTS = ("throttled", "foreign load")
+# Older runs tell less of the machine as it is, and each makes the search for changes longer.
+MOST_PAST = 40
 KNOWN = ("device", "row", "operator", "mode", "case", "case_id", "series", "seq_len", "provider", "role")
 
 
@@ -83,14 +85,15 @@ def table(base: History, head: History, past: History | None = None) -> Table:
 
 
 def _runs(base: History, head: History, past: History | None) -> pd.DataFrame:
-    """The runs of all sides; a run that is base or head is not past too."""
+    """The runs of all sides, the newest of the past; a run that is base or head is not past too."""
     for name, history in (("base", base), ("head", head)):
         if not len(history.runs):
             raise ValueError(f"{name}: expected one run or more, got none")
     used = {*base.runs.path, *head.runs.path}
     frames = [base.runs.assign(side="base"), head.runs.assign(side="head")]
     if past is not None:
-        frames.insert(0, past.runs[~past.runs.path.isin(used)].assign(side="past"))
+        others = past.runs[~past.runs.path.isin(used)].sort_values("started", kind="stable")
+        frames.insert(0, others.tail(MOST_PAST).assign(side="past"))
     runs = pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
     if len(devices := sorted({str(device) for device in runs.device})) > 1:
         raise ValueError(f"base, head, past: expected runs of one device, got {', '.join(map(shown, devices))}")
