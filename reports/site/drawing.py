@@ -14,6 +14,8 @@ from markupsafe import Markup
 ALONE = 40  # so many plots are drawn sooner by one process than by several, each of which has to start
 MOST = 8  # processes; more would only wait for the pages
 
+DRAWERS = ("reports.site.plots", "reports.site.plots_compare", "reports.site.plots_counts")
+
 Progress = Callable[[int, int], None]
 
 
@@ -41,9 +43,20 @@ def _each(jobs: Sequence[Job]) -> Iterator[str]:
     if len(jobs) <= ALONE or workers == 1:
         yield from map(_do, jobs)
         return
-    # Not by forking: the libraries that draw may hold threads, which a fork would lose with their locks held.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=_context()) as pool:
         yield from pool.map(_do, jobs, chunksize=4)
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """Not plain forking: libraries may hold threads here, which a fork would lose with their locks held.
+
+    Where a system has servers of forks, one of them imports what draws, once for all processes.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", *DRAWERS])
+    return context
 
 
 def _cores() -> int:
