@@ -53,10 +53,13 @@ def centre(logs: Floats, reference: Flags, control: Flags, group: Flags) -> Cent
     logs (..., runs, rows): log times, NaN where there is none; reference (runs,): the runs that rows have their levels
     from; control, group (..., rows): which rows are controls, and which of the two kinds each row is of. Where a run
     has fewer than HANDFUL controls of one kind, all its controls count; where it has fewer than HANDFUL at all (a run
-    of suspects only), the reading is weighed against the run before it, by how far runs go from one to the next.
+    of suspects only), the reading is weighed against the run before it, by how far runs go from one to the next. Where
+    no row is a control, nothing is taken out: drift is then part of the noise of every row.
     Tukey, Exploratory Data Analysis (1977), chapter 11.
     """
     logs = np.asarray(logs, dtype=np.float64)
+    if not control.any():
+        return Centre(np.zeros_like(logs), np.zeros_like(logs))
     shift, spread = np.zeros_like(logs), np.zeros_like(logs)
     level = medians(logs[..., reference, :], -2)
     for _ in range(ROUNDS):

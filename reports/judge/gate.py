@@ -22,6 +22,7 @@ PASS, FAIL, CONFIRM = "pass", "fail", "confirm"
 EXITS = {PASS: 0, FAIL: 1, CONFIRM: 3}
 # A device that moved further than this as a whole is told of ahead of all else.
 MOVED = 0.02
+MOST_NAMES = 10
 
 
 @dataclass(frozen=True)
@@ -105,20 +106,27 @@ def _judge(found: Table, told: Stage, verdicts: pd.DataFrame) -> Gate:
         wrong=[str(row) for row in had.index[had.verdict == INVALID]],
         improvements=[str(row) for row in by_row.index[by_row.verdict == FASTER]],
     )
-    again = ""
+    again, obstacle = "", _obstacle(found)
     if gate.suspects:
         again = command(found, gate.suspects)
-    elif not _enough(found):
+    elif obstacle and found.kinds.gating.any():
         again = whole(found)
     failed = gate.regressions or gate.vanished or gate.wrong
-    status = FAIL if failed else CONFIRM if again else PASS
+    status = FAIL if failed else CONFIRM if gate.suspects or obstacle else PASS
     return replace(gate, status=status, command=again, words=_words(replace(gate, command=again), by_row, found))
 
 
-def _enough(found: Table) -> bool:
-    """Whether any of the rows that are judged has enough history, if there are any."""
-    runs = found.counts("past", "base")[found.kinds.gating]
-    return not len(runs) or bool((runs >= LEAST_HISTORY).any())
+def _obstacle(found: Table) -> str:
+    """Why no row can be judged; empty where one can. A gate that has judged nothing has let nothing pass."""
+    gating = found.kinds.gating
+    if not gating.any():
+        reasons = pd.Series(found.apart).value_counts()
+        why = reasons.index[0] if len(reasons) else "no row has a time on both sides"
+        return f"cannot judge, since no row can be compared: {clean(why)}"
+    runs = found.counts("past", "base")[gating].max()
+    if runs >= LEAST_HISTORY:
+        return ""
+    return f"cannot judge: runs of history: {runs:.0f}, and it takes {LEAST_HISTORY} to know how much runs differ"
 
 
 def _shift(found: Table) -> Shift:
@@ -139,31 +147,24 @@ def _shift(found: Table) -> Shift:
 
 def _words(gate: Gate, by_row: pd.DataFrame, found: Table) -> list[str]:
     """What the gate says, in lines."""
-    lines = [_of_device(gate.shift)]
-    if not abs(gate.shift.ratio - 1) > MOVED:
-        lines = []
-    lines += _of_rows(gate, by_row)
-    if not _enough(found):
-        runs = units.whole(found.side("past", "base").sum())
-        lines.append(
-            f"cannot judge: runs of history: {runs}, and it takes {LEAST_HISTORY} to know how much runs differ. "
-            "On the commit of base:"
-        )
+    moved = abs(gate.shift.ratio - 1) > MOVED
+    lines = [_of_device(gate.shift)] if moved else []
+    lines += _of_rows(gate, by_row, found)
+    obstacle = _obstacle(found)
+    if obstacle:
+        lines.append(f"{obstacle}{'; on the commit of base:' if gate.command else ''}")
     elif gate.suspects:
         lines.append(f"a suspect is settled by {SETTLED} runs of head:")
-    if gate.command:
-        lines.append(gate.command)
-    if not abs(gate.shift.ratio - 1) > MOVED:
-        lines.append(_of_device(gate.shift))
-    return lines
+    lines += [gate.command] if gate.command else []
+    return lines if moved else [*lines, _of_device(gate.shift)]
 
 
-def _of_rows(gate: Gate, by_row: pd.DataFrame) -> Iterator[str]:
-    """A line for each row that matters."""
+def _of_rows(gate: Gate, by_row: pd.DataFrame, found: Table) -> Iterator[str]:
+    """A line for each row that matters, and for each kind of others."""
     for row in gate.wrong:
         yield f"wrong: {clean(row)}: {clean(by_row.reason[row])}"
     for row in gate.vanished:
-        yield f"vanished: {clean(row)}: {clean(by_row.reason[row])}"
+        yield f"vanished: {clean(row)}: {clean(by_row.reason[row]).removeprefix('vanished: ')}"
     for word, rows in (("slower", gate.regressions), ("suspect", gate.suspects)):
         for row in rows:
             told = by_row.loc[row]
@@ -172,9 +173,18 @@ def _of_rows(gate: Gate, by_row: pd.DataFrame) -> Iterator[str]:
     ours = {*gate.regressions, *gate.suspects}
     others = [str(row) for row in by_row.index[by_row.verdict == SLOWER] if row not in ours]
     if others:
-        yield f"slower by their verdicts, which fail no gate: {clean(', '.join(others))}"
+        yield f"slower by their verdicts, which fail no gate: {_names(others)}"
+    apart = pd.Series(found.apart, dtype=object)
+    for reason, rows_apart in apart.groupby(apart, sort=False):
+        yield f"not compared, {clean(str(reason))}: {_names([str(row) for row in rows_apart.index])}"
     if gate.improvements:
-        yield f"faster: {clean(', '.join(gate.improvements))}"
+        yield f"faster: {_names(gate.improvements)}"
+
+
+def _names(rows: Sequence[str]) -> str:
+    """Names of rows, of many the first."""
+    further = len(rows) - MOST_NAMES
+    return clean(", ".join(rows[:MOST_NAMES])) + (f" and {further} more" if further > 0 else "")
 
 
 def _of_device(shift: Shift) -> str:

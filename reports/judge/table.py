@@ -144,7 +144,7 @@ def _doubts(records: pd.DataFrame, foreign: pd.Series) -> tuple[pd.Series, pd.Se
 
 
 def _kinds(rows: pd.DataFrame, runs: pd.DataFrame, logs: Floats, apart: dict[str, str]) -> Kinds:
-    """Controls are references and peers whose libraries did not change; all rows, where those are too few.
+    """Controls are references and peers whose libraries did not change; all rows, where those are too few; or none.
 
     Ours are judged; where none of ours was clocked, as on a CPU, all are.
     """
@@ -156,7 +156,7 @@ def _kinds(rows: pd.DataFrame, runs: pd.DataFrame, logs: Floats, apart: dict[str
     roof = rows.roof.astype(str)
     compute = np.where(roof.isin(["", "nan", "None"]), intensity > INTENSE, roof.str.contains("GEMM", regex=False))
     return Kinds(
-        control=np.asarray(control if control.sum() >= HANDFUL else both),
+        control=np.asarray(control if control.sum() >= HANDFUL else both & (both.sum() >= HANDFUL)),
         compute=np.asarray(compute, dtype=np.bool_),
         gating=np.asarray(both & kernel if (timed[0] & kernel).any() else both),
     )

@@ -150,6 +150,8 @@ def _one_sided(row: Any, found: Table) -> str:
     told = first_line(str(_of(found, side, row, "reason")))
     status = _of(found, side, row, "status")
     why = f"no record in {side}" if pd.isna(status) else f"{status} in {side}{f': {told}' if told else ''}"
+    if status == "measured":
+        why = f"measured in {side}, but its time is not a positive number"
     if not (row.base_runs or row.head_runs):
         return f"{why}; no time on either side"
     return f"{'vanished' if row.vanished else 'new'}: it has a time in {other}, {why}"
