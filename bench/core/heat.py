@@ -21,7 +21,7 @@ from bench.core.energy import energy_per_call
 from bench.core.integrity import Seal, Settings
 from bench.core.marks import marks
 from bench.core.messages import Begun, Message, Out, Proven, Raced, Request, Timed
-from bench.core.obstacles import absent, give_back, in_a_line, settle, survive
+from bench.core.obstacles import absent, give_back, in_a_line, settle, survive, unseen
 from bench.core.operator import Operator, Unsupported
 from bench.core.opinion import second_opinion
 from bench.core.proof import Disproved, Yardstick, poisoned
@@ -177,7 +177,7 @@ class Heat:
                     yield Out(name, "invalid", why, samples_s=result.samples_s)
                     continue
             except Exception as error:  # noqa: BLE001 - it raises on other values than those it was proven on
-                yield self._unseen(name, error, result)
+                yield unseen(name, error, result.samples_s, self._device)
                 survive(self._device)
                 continue
             yield self._told(name, result, graphs.get(name), notes.get(name, ""))
@@ -309,13 +309,6 @@ class Heat:
                 "those that it had"
             )
         return self._hides(result) or self._breach()
-
-    def _unseen(self, name: str, error: Exception, result: Result) -> Out:
-        """A runner that could not be looked at once more: it raised, or memory did not suffice for looking."""
-        if memory.out_of_memory(error):
-            give_back(self._device)
-            return Out(name, "absent", "out of memory in the check behind the race", samples_s=result.samples_s)
-        return Out(name, "invalid", in_a_line(error), samples_s=result.samples_s)
 
     def _on_fresh_values(self, trial: Trial) -> tuple[float, list[torch.Tensor], Yardstick]:
         """One lap on values that no provider has seen: its time, its answer, and what to hold that against."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from bench.core.memory import out_of_memory
 from bench.core.messages import Out
 from bench.core.operator import Operator
 
@@ -16,6 +17,14 @@ def absent(operator: Operator, name: str, obstacle: Exception) -> Out:
             return Out(name, "failed", in_a_line(obstacle))
         return Out(name, "absent", str(obstacle), provider.install)
     return Out(name, "absent", str(obstacle), getattr(obstacle, "remedy", "") or provider.install)
+
+
+def unseen(name: str, error: Exception, samples_s: dict[str, list[float]], device: torch.device) -> Out:
+    """A provider that could not be looked at once more behind the race: it raised, or memory did not suffice."""
+    if out_of_memory(error):
+        give_back(device)
+        return Out(name, "absent", "out of memory in the check behind the race", samples_s=samples_s)
+    return Out(name, "invalid", in_a_line(error), samples_s=samples_s)
 
 
 def in_a_line(error: Exception) -> str:

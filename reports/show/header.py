@@ -1,8 +1,9 @@
-"""What stands above a run's rows, in words: its options, its conditions, and what measuring cost."""
+"""What stands above a run's rows, in words: its name and moment, its options, its conditions, what measuring cost."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 
 from reports import units
 from reports.read.run import Fact, Run
@@ -10,6 +11,23 @@ from reports.read.run import Fact, Run
 # What `pytest bench` does unless told otherwise, where that is neither nothing nor no; a profile may add to it.
 DEFAULTS: dict[str, Fact] = {"tune": "full", "row_timeout_s": 600.0}
 OF_PROFILE: dict[str, dict[str, Fact]] = {"quick": {"time_budget_s": 600.0}, "full": {"energy": "true"}}
+
+
+def run_names(runs: list[Run]) -> dict[str, str]:
+    """A name for each run by its path: its device, and where devices repeat, its start and commit too."""
+    devices = [run.device for run in runs]
+    return {
+        run.path: run.device if devices.count(run.device) == 1 else f"{run.device}, {run.started}, {run.commit[:12]}"
+        for run in runs
+    }
+
+
+def moment(started: str) -> str:
+    """When a run started, for readers; as it stands if it is no ISO time."""
+    try:
+        return datetime.fromisoformat(started).strftime("%Y-%m-%d %H:%M %Z").strip()
+    except ValueError:
+        return started
 
 
 def options(run: Run) -> list[str]:

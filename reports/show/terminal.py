@@ -16,7 +16,7 @@ from reports.judge.gaps import gaps
 from reports.judge.standing import first_line, standings
 from reports.read.load import Results
 from reports.read.run import Run
-from reports.site.page import moment, run_names
+from reports.show.header import moment, run_names
 
 COLUMNS = {"provider": "  {:<16}", "median": "{:>9}", "+-": "{:>8}", "throughput": "{:>15}", "memory": "{:>11}"} | {
     "vs rival": "{:>10}", "budget": "{:>8}", "of roof": "{:>9}", "cold/warm": "{:>11}",

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from reports.show.header import run_names
 from reports.site.looks import Look, looks
-from reports.site.page import run_names, slugs
+from reports.site.page import slugs
 from reports.site.plots import swatch
 from reports.site.story import Story
 

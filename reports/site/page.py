@@ -1,4 +1,4 @@
-"""What all pages share: frame, style and script, and how runs, moments and files are named."""
+"""What all pages share: frame, style and script, and how days and files are named."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable
-from datetime import datetime
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -19,8 +18,7 @@ from markupsafe import Markup
 from reports import units
 from reports.judge.standing import first_line
 from reports.read.record import clean
-from reports.read.run import Run
-from reports.show.header import costs, options, told
+from reports.show.header import costs, moment, options, told
 from reports.site.looks import DARK, LIGHT
 
 MODES = {"fwd": "forward", "bwd": "backward"}
@@ -85,23 +83,6 @@ def prose(text: str) -> Markup:
     """Text of a docstring, in which backticks stand around code."""
     pieces = re.split(r"`([^`]+)`", text)
     return Markup("").join(Markup("<code>{}</code>").format(each) if i % 2 else each for i, each in enumerate(pieces))
-
-
-def run_names(runs: list[Run]) -> dict[str, str]:
-    """A name for each run by its path: its device, and where devices repeat, its start and commit too."""
-    devices = [run.device for run in runs]
-    return {
-        run.path: run.device if devices.count(run.device) == 1 else f"{run.device}, {run.started}, {run.commit[:12]}"
-        for run in runs
-    }
-
-
-def moment(started: str) -> str:
-    """When a run started, for readers; as it stands if it is no ISO time."""
-    try:
-        return datetime.fromisoformat(started).strftime("%Y-%m-%d %H:%M %Z").strip()
-    except ValueError:
-        return started
 
 
 def day(started: pd.Timestamp | str | None, *, time: bool = False) -> str:
