@@ -111,7 +111,7 @@ def _looked_at(path: Path) -> tuple[Any, Any]:
 
 
 @given(data=st.data())
-@settings(max_examples=45, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=30, deadline=None, suppress_health_check=SLOW)
 def test_a_change_in_any_place_costs_at_most_what_it_touches(
     valid: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
