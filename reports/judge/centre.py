@@ -23,7 +23,7 @@ ROUNDS = 3
 NORMAL_MAD = 1.4826
 # The variance of a median over that of a mean, for normal values.
 MEDIAN_VARIANCE = np.pi / 2
-# How far a device goes from one run to the next, where its history is too short to tell: the 1 % that machines drift.
+# How far a device goes from one run to the next at least: the 1 % that machines drift, however quiet this one was.
 WANDER = 0.01
 
 
@@ -40,6 +40,8 @@ def medians(values: Floats, axis: int) -> Floats:
 
     As np.nanmedian, which for arrays of this shape takes twenty times as long and warns where nothing is left.
     """
+    if not values.shape[axis]:
+        return np.full(np.delete(values.shape, axis), np.nan)
     ordered = np.sort(values, axis=axis)
     count = np.sum(~np.isnan(ordered), axis=axis, keepdims=True)
     low, high = np.maximum((count - 1) // 2, 0), np.minimum(count // 2, values.shape[axis] - 1)
@@ -98,7 +100,7 @@ def _weighed(value: Floats, variance: Floats, few: Flags, reference: Flags) -> t
         return value, variance
     steps = np.abs(np.diff(np.where(few, np.nan, value)[..., reference], axis=-1))
     wander = np.square(NORMAL_MAD * medians(steps, -1)) if steps.shape[-1] else np.full(value.shape[:-1], np.nan)
-    wander = np.where(np.isnan(wander), WANDER**2, wander)
+    wander = np.fmax(wander, WANDER**2)
     value, variance = value.copy(), variance.copy()
     before, doubt = np.zeros(value.shape[:-1]), np.zeros(value.shape[:-1])
     for run in range(value.shape[-1]):

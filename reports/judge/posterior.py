@@ -96,6 +96,8 @@ def _prior(moved: Floats, half: Floats, has: Flags) -> tuple[Floats, Floats]:
 
 def _decile(values: Floats, share: float) -> Floats:
     """A quantile along the rows, without what is missing: the nearest one in order."""
+    if not values.shape[-1]:
+        return np.full(values.shape[:-1], np.nan)
     ordered = np.sort(values, axis=-1)
     count = np.sum(~np.isnan(values), axis=-1, keepdims=True)
     at = np.rint(share * np.maximum(count - 1, 0)).astype(np.int64)

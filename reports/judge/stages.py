@@ -48,13 +48,16 @@ MOST_SEEN = 5
 class Evidence:
     """What the runs of head say of every row (..., rows), in log time, above 0 slower.
 
-    change: their mean over the level they are judged by; share: its variance over that of one run, further: variance
-    from what the run as a whole was found to share; chance: of such a slowdown though nothing has changed; runs: of
-    head; bad: whether two were that follow each other; since: whether head is beyond the newest runs of history too;
-    enough: whether its runs are enough to tell a slowdown from a second speed.
+    change: their mean over the level they are judged by, where none counts for more than CLIP deviations above the
+    least, which errs to the safe side; middle: the same, where none counts for more than CLIP deviations off their
+    median, which errs to neither; share: the variance of both over that of one run, further: variance from what the run
+    as a whole was found to share; chance: of such a slowdown though nothing has changed; runs: of head; bad: whether
+    two were that follow each other; since: whether head is beyond the newest runs of history too; enough: whether its
+    runs are enough to tell a slowdown from a second speed.
     """
 
     change: Floats
+    middle: Floats
     share: Floats
     further: Floats
     chance: Floats
@@ -125,17 +128,19 @@ def _evidence(weighed: Weighed, known: Noise, *, settled: bool = False) -> Evide
     newest = _newest(weighed.past)
     base = np.fmax.reduce(weighed.past[..., weighed.base, :], axis=-2)
     above, size = known.excess(weighed.head, rare, np.where(np.isnan(base), newest[..., -1, :], base))
-    most = np.fmin.reduce(above, axis=-2) + CLIP * known.known.deviation
-    clipped = np.where(there, np.minimum(above, most[..., None, :]), 0.0)
-    count = np.maximum(runs, 1)
-    change = np.where(runs > 0, clipped.sum(axis=-2) / count, np.nan)
+    count, wide = np.maximum(runs, 1), CLIP * known.known.deviation[..., None, :]
+    least, median = np.fmin.reduce(above, axis=-2)[..., None, :], medians(above, -2)[..., None, :]
+    change, middle = (
+        np.where(runs > 0, np.sum(clipped, axis=-2, where=there) / count, np.nan)
+        for clipped in (np.minimum(above, least + wide), np.clip(above, median - wide, median + wide))
+    )
     share = 1 / count + np.sum(1 / size, axis=-2, where=there) / count
     further = np.sum(weighed.doubt, axis=-2, where=there) / count**2
     chance = known.known.beyond(change, share, further)
     recent = medians(newest, -2)
     error = known.known.deviation * np.sqrt(1 / count + 1 / NEWEST)
     since = medians(weighed.head, -2) - recent > SINCE * error
-    return Evidence(change, share, further, chance, runs, _bad(above, known), since, rare >= 0)
+    return Evidence(change, middle, share, further, chance, runs, _bad(above, known), since, rare >= 0)
 
 
 def _newest(past: Floats) -> Floats:

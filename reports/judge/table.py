@@ -55,8 +55,9 @@ def table(base: History, head: History, past: History | None = None) -> Table:
     sides = {"past": past, "base": base, "head": head}
     parts = [_of(history, side, runs) for side, history in sides.items() if history is not None]
     records = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
-    measured = (records.status.astype(str) == "measured") & (records.median_s > 0) & np.isfinite(records.median_s)
-    records["log_s"] = np.log(records.median_s.where(measured))
+    seconds = records.median_s.astype(np.float64)
+    measured = (records.status.astype(str) == "measured") & (seconds > 0) & np.isfinite(seconds)
+    records["log_s"] = np.log(seconds.where(measured))
     # A row may be clocked in one run of a side only: that is the one to go by.
     newest = records.assign(timed=measured).sort_values(["timed", "order"], kind="stable")
     rows = newest.assign(device=runs.device.iloc[0]).drop_duplicates("row", keep="last").sort_values("row")

@@ -85,9 +85,9 @@ def _figures(found: Table, known: Weighed) -> pd.DataFrame:
     )
     figures = pd.DataFrame(
         {
-            "ratio": np.exp(slower.change),
-            "ratio_low": np.exp(slower.change - reach),
-            "ratio_high": np.exp(slower.change + reach),
+            "ratio": np.exp(slower.middle),
+            "ratio_low": np.exp(slower.middle - reach),
+            "ratio_high": np.exp(slower.middle + reach),
             "p": np.minimum(1.0, 2 * np.fmin(slower.chance, faster.chance)),
             "noise": np.expm1(noise.deviation),
             "resolvable": np.expm1(strict + near),
