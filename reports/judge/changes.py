@@ -11,11 +11,12 @@ import pandas as pd
 
 from reports.judge.sides import clean_runs
 from reports.judge.steps import Floats, Step, steps
-from reports.judge.together import together
+from reports.judge.together import middle, together
 from reports.read.summary import History
 
 # The role of a change that is the device's own.
 DEVICE = "device"
+SHARED = 2 / 3
 NAMES = ("row", "operator", "mode", "case", "provider", "role")
 
 
@@ -54,8 +55,10 @@ class Change:
 def changes(history: History) -> list[Change]:
     """All changes of all devices, the newest first, in a run the device's own first, then the largest.
 
-    Of all that is told, at most a share of 1 % is expected to be noise (see `reports.judge.steps`). A row whose clock
-    changed begins anew: two clocks count different things. Trees with changes belong to no commit and are left out.
+    Of all that is told, at most a share of 1 % is expected to be noise (see `reports.judge.steps`). In the first twenty
+    runs it is more where rows have two speeds or heavy tails that they have yet to show: `tests.changes_quality` says
+    how much. A row whose clock changed begins anew: two clocks count different things. Trees with changes belong to no
+    commit and are left out.
     """
     runs = clean_runs(history)
     rows = history.rows[(history.rows.status == "measured") & (history.rows.median_s > 0)]
@@ -75,7 +78,17 @@ def _changes_of(device: str, runs: pd.DataFrame, rows: pd.DataFrame) -> Iterator
     if not common.any():
         table, least = table[:, :-1], least[:-1]
     for step in steps(table, least):
-        yield _change(device, runs, None if step.column == len(names) else names.iloc[step.column], step)
+        if step.column < len(names):
+            yield _change(device, runs, names.iloc[step.column], step)
+        elif _is_shared(values, step):
+            yield _change(device, runs, None, step)
+
+
+def _is_shared(values: Floats, step: Step) -> bool:
+    """Whether most rows moved the way that their device did: a few that move far drag a median along a little."""
+    moved = middle(values[step.first : step.first + step.runs]) - middle(values[: step.first][-step.runs :])
+    known = moved[np.isfinite(moved)]
+    return len(known) > 0 and float(np.mean(known * step.shift > 0)) >= SHARED
 
 
 def _matrix(runs: pd.DataFrame, rows: pd.DataFrame) -> tuple[Floats, pd.DataFrame]:

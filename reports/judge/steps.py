@@ -14,24 +14,26 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, stats
+from scipy import ndimage, special, stats
 
 Floats = NDArray[np.float64]
 ALPHA = 0.01
-LEAST_RUNS = 5
+# Fewer runs tell nothing of noise that could be believed.
+LEAST_RUNS = 10
 LEAST_BEFORE = 2
 # A row's noise is not believed to be far below that of its device: so many runs of a typical row count as its own.
 PRIOR_RUNS = 5
-# Of the differences from run to run the largest tenth may be steps and outliers. TRIMMED is what is left of the
-# standard deviation of Gaussian noise without them.
-KEPT = 0.9
-TRIMMED = float(stats.truncnorm.std(stats.norm.ppf(0.05), stats.norm.ppf(0.95)))
+# Of the differences from run to run the largest tenth may be steps and outliers, and at least two: so many come of one
+# outlier.
+APART, LEAST_APART = 0.1, 2
 # Ranks are compared where both sides have so many runs; below that no p-value of theirs could be small enough.
 RANKED = 8
 # A jump of so many times the noise is far; a tenth of the runs, those with most of them, tell nothing of noise.
 FAR = 4.0
 BUSY = 0.1
 HALF = 0.5
+# Whether a step is abrupt is asked of so many runs on either side, or of more where noise is large.
+NEAR = 5
 # The tail of the jumps: their largest fiftieth, if it is so many.
 TAIL = 0.02
 LEAST_BEYOND = 20
@@ -69,14 +71,12 @@ class _Series:
     noise: float
     bounds: list[int]
 
-    def jumps(self) -> Floats:
-        """Differences from run to run in units of noise, sorted; not those of levels that stayed, or the newest."""
-        stayed = [
-            at
-            for before, at, behind in zip(self.bounds, self.bounds[1:], self.bounds[2:], strict=False)
-            if min(at - before, behind - at) >= 2 or at == len(self.values) - 1
-        ]
-        return np.sort(np.delete(np.abs(np.diff(self.values)), np.array(stayed, dtype=np.intp) - 1) / self.noise)
+    def jumps(self, bound: int) -> Floats:
+        """The differences from run to run in units of noise, sorted, but for the one at a bound.
+
+        Those at other bounds count: what jumps often has little to tell when it jumps once more.
+        """
+        return np.sort(np.delete(np.abs(np.diff(self.values)), bound - 1) / self.noise)
 
 
 @dataclass(frozen=True)
@@ -184,24 +184,26 @@ def _autocorrelation(found: Sequence[_Series]) -> float:
 
     If each resembles the one before it by r, two runs apart differ in variance by 1 + r times as much as neighbours do.
     """
-    ratios = []
-    for each in found:
-        if len(each.values) >= 2 * LEAST_RUNS and each.noise:
-            apart = np.mean([noise_of(each.values[start::2]) ** 2 for start in (0, 1)])
-            ratios.append(float(apart) / each.noise**2)
+    told = [each for each in found if each.noise]
+    ratios = [(noise_of(each.values, apart=2) / each.noise) ** 2 for each in told]
     return min(0.9, max(0.0, float(np.median(ratios)) - 1)) if ratios else 0.0
 
 
-def noise_of(values: Floats) -> float:
+def noise_of(values: Floats, apart: int = 1) -> float:
     """The standard deviation from run to run, (runs,) without gaps; steps and single outliers hardly raise it.
 
-    From differences of neighbours (von Neumann, Annals of Mathematical Statistics 1941), the largest tenth left out.
+    From differences of neighbours, or of runs so far apart, the largest tenth left out (von Neumann, Annals of
+    Mathematical Statistics 1941).
     """
-    if len(values) < 2:
+    if len(values) <= apart:
         return 0.0
-    jumps = np.abs(np.diff(values))
-    kept = jumps[jumps <= np.quantile(jumps, KEPT)]
-    return float(np.sqrt(np.mean(kept**2) / 2) / TRIMMED)
+    jumps = np.sort(np.abs(values[apart:] - values[:-apart]))
+    kept = jumps[: max(1, len(jumps) - max(LEAST_APART, math.ceil(APART * len(jumps))))]
+    # The deviation of Gaussian noise within the share of it that lies, on average, below the first of those left out.
+    share = (len(kept) + 1) / (len(jumps) + 1)
+    end = float(special.ndtri((1 + share) / 2))
+    within = 1 - 2 * end * math.exp(-(end**2) / 2) / math.sqrt(2 * math.pi) / share
+    return math.sqrt(float(np.mean(kept**2)) / 2 / within)
 
 
 def _candidates(series: _Series, inflation: float) -> list[int]:
@@ -237,9 +239,8 @@ def _scan(scaled: Floats) -> float:
 
 def _prune(series: _Series, noise: _Noise, alpha: float) -> dict[int, float]:
     """The bounds of a series that pass on their own, with their p: the weakest goes first, and its sides are joined."""
-    own = series.jumps()
     while len(series.bounds) > 2:
-        found = {at: _chance(series, place, own, noise) for place, at in enumerate(series.bounds[1:-1], start=1)}
+        found = {at: _chance(series, place, noise) for place, at in enumerate(series.bounds[1:-1], start=1)}
         weakest = max(found, key=lambda at: found[at])
         if found[weakest] <= alpha:
             return found
@@ -253,7 +254,7 @@ def _sides(series: _Series, place: int) -> tuple[Floats, Floats]:
     return series.values[start:at], series.values[at:end]
 
 
-def _chance(series: _Series, place: int, own: Floats, noise: _Noise) -> float:
+def _chance(series: _Series, place: int, noise: _Noise) -> float:
     """The chance that noise alone makes such a step at any place of the series; 1 for a ramp, or too little ahead.
 
     The newest run alone is but one place.
@@ -261,6 +262,7 @@ def _chance(series: _Series, place: int, own: Floats, noise: _Noise) -> float:
     ahead, behind = _sides(series, place)
     if series.bounds[place] < LEAST_BEFORE or not _is_abrupt(ahead, behind, series.noise):
         return 1.0
+    own = series.jumps(series.bounds[place])
     chances = [_by_few(ahead, behind, series.noise, own, noise)]
     if min(len(ahead), len(behind)) >= RANKED:
         p = float(stats.mannwhitneyu(ahead, behind, method="asymptotic").pvalue)
@@ -304,7 +306,7 @@ def _is_abrupt(ahead: Floats, behind: Floats, scale: float) -> bool:
     shift = float(np.median(behind) - np.median(ahead))
     if not shift:
         return False
-    wide = max(LEAST_RUNS, math.ceil(min(32 * (scale / shift) ** 2, len(ahead) + len(behind))))
+    wide = max(NEAR, math.ceil(min(32 * (scale / shift) ** 2, len(ahead) + len(behind))))
     near = float(np.median(behind[:wide]) - np.median(ahead[-wide:]))
     sides = (ahead, behind)
     times = np.concatenate([np.arange(len(each)) - (len(each) - 1) / 2 for each in sides])
