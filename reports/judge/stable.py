@@ -56,17 +56,27 @@ def _restless(flat: Floats, prior: Floats) -> Floats:
 
 
 def _step(flat: Floats, prior: Floats) -> Floats:
-    """The first run of each row's new level, 0 where it took no step."""
+    """The first run of each row's new level, 0 where it took no step.
+
+    Medians do not feel one run of the old level among those of the new one, so runs ahead of the first near it go too.
+    """
     count, runs = flat.shape
     best, at = np.zeros(count), np.zeros(count, dtype=np.int64)
+    level, reach = np.zeros(count), np.zeros(count)
     for split in range(FEWEST, runs - FEWEST + 1):
-        size = _size(flat[:, :split], flat[:, split:], prior)
-        at, best = np.where(size > best, split, at), np.fmax(best, size)
-    return np.where(best > STEP, at, 0)
+        size, here, near = _size(flat[:, :split], flat[:, split:], prior)
+        larger = size > best
+        best, at = np.where(larger, size, best), np.where(larger, split, at)
+        level, reach = np.where(larger, here, level), np.where(larger, near, reach)
+    there = (np.abs(flat - level[:, None]) < reach[:, None]) & (np.arange(runs) >= at[:, None])
+    return np.where(best > STEP, np.argmax(there, axis=1), 0)
 
 
-def _size(older: Floats, newer: Floats, prior: Floats) -> Floats:
-    """A step over its standard error; 0 if a side has too few runs or the older side has been at the newer level."""
+def _size(older: Floats, newer: Floats, prior: Floats) -> tuple[Floats, Floats, Floats]:
+    """A step over its standard error; the new level, and how far from it a run is at it still.
+
+    0 if a side has too few runs, or if the older one has been at the level of the newer one.
+    """
     counts = [np.sum(~np.isnan(side), axis=-1) for side in (older, newer)]
     levels = [medians(side, -1) for side in (older, newer)]
     off = np.concatenate([np.abs(side - level[:, None]) for side, level in zip((older, newer), levels, strict=True)], 1)
@@ -79,4 +89,5 @@ def _size(older: Floats, newer: Floats, prior: Floats) -> Floats:
     # Two runs that differ from each other as much as from those before them make no level.
     agree = np.sum(np.abs(newer - levels[1][:, None]) < NEAR * spread[:, None], axis=-1)
     enough = (counts[0] >= FEWEST) & (agree >= np.maximum(FEWEST, counts[1] / 2)) & ~there
-    return np.where(enough, np.abs(levels[1] - levels[0]) / np.where(enough, error, 1.0), 0.0)
+    size = np.where(enough, np.abs(levels[1] - levels[0]) / np.where(enough, error, 1.0), 0.0)
+    return size, levels[1], NEAR * spread
