@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from reports.judge.jumps import Floats
 from reports.judge.sides import clean_runs
-from reports.judge.steps import Floats, Step, steps
+from reports.judge.steps import Step, steps
 from reports.judge.together import middle, together
 from reports.read.summary import History
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ CROSSOVERS = (
     "device", "operator", "mode", "series", "provider", "rival", "seq_len", "low", "high", "faster_below",
     "faster_above",
 )  # fmt: skip
+# What a curve belongs to, what its points share if they raced each other, and what a ratio takes.
+PLACE, RACE, TIMES = ("operator", "mode", "series"), ("seq_len", "run", "timer"), ("median_s", "low_s", "high_s")
 Floats = NDArray[np.float64]
 
 
@@ -44,24 +46,24 @@ def crossovers(devices: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def _of_device(device: str, rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    timed = rows[(rows.status == "measured") & (rows.seq_len > 0)].assign(provider=rows.provider.astype(str))
-    for (operator, mode, series), those in timed.groupby(["operator", "mode", "series"], sort=False, observed=True):
-        place = {"device": device, "operator": operator, "mode": mode, "series": series}
-        curves = {
-            name: curve.set_index(["seq_len", "run", "timer"]) for name, curve in those.groupby("provider", sort=False)
-        }
-        for first, second in combinations(curves, 2):
-            for line in _of_pair(str(first), str(second), curves[first], curves[second]):
-                yield place | {"provider": first, "rival": second} | line
+    timed = rows[(rows.status == "measured") & (rows.seq_len > 0)][[*PLACE, *RACE, "provider", *TIMES]]
+    timed = timed.astype(dict.fromkeys((*PLACE, "timer", "provider"), str)).assign(turn=range(len(timed)))
+    turns = timed.groupby([*PLACE, "provider"], sort=False).turn.transform("min")
+    pairs = timed.assign(turn=turns).merge(timed.assign(turn=turns), on=[*PLACE, *RACE], suffixes=("", "_rival"))
+    pairs = pairs[pairs.turn < pairs.turn_rival].sort_values(["turn", "turn_rival", "seq_len"]).reset_index(drop=True)
+    rival = pairs[[f"{name}_rival" for name in TIMES]].rename(columns=lambda name: name.removesuffix("_rival"))
+    pairs = pairs.join(over(pairs, rival))
+    for key, both in pairs.groupby([*PLACE, "provider", "provider_rival"], sort=False):
+        if len(both) > 1:
+            first, second = str(key[3]), str(key[4])
+            place = {"device": device} | dict(zip(PLACE, key[:3], strict=True)) | {"provider": first, "rival": second}
+            yield from (place | line for line in _of_pair(first, second, both))
 
 
-def _of_pair(first: str, second: str, one: pd.DataFrame, two: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    both = one.index.intersection(two.index).sort_values()
-    if len(both) < 2:
-        return
-    ratios = over(one.loc[both], two.loc[both])
-    lengths = np.asarray(both.get_level_values("seq_len"), dtype=np.float64)
-    curves = [np.asarray(ratios[name], dtype=np.float64) for name in ("ratio", "ratio_low", "ratio_high")]
+def _of_pair(first: str, second: str, both: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    lengths, *curves = (
+        both[name].to_numpy(dtype=np.float64) for name in ("seq_len", "ratio", "ratio_low", "ratio_high")
+    )
     found = crossings(lengths, *curves)
     for each in found:
         leaders = (first, second) if each.first_leads else (second, first)

@@ -14,29 +14,21 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, special, stats
+from scipy import ndimage, stats
 
-Floats = NDArray[np.float64]
+from reports.judge.jumps import Floats, Noise, noise_of
+
 ALPHA = 0.01
 # Fewer runs tell nothing of noise that could be believed.
 LEAST_RUNS = 10
 LEAST_BEFORE = 2
 # A row's noise is not believed to be far below that of its device: so many runs of a typical row count as its own.
 PRIOR_RUNS = 5
-# Of the differences from run to run the largest tenth may be steps and outliers, and at least two: so many come of one
-# outlier.
-APART, LEAST_APART = 0.1, 2
 # Ranks are compared where both sides have so many runs; below that no p-value of theirs could be small enough.
 RANKED = 8
-# A jump of so many times the noise is far; a tenth of the runs, those with most of them, tell nothing of noise.
-FAR = 4.0
-BUSY = 0.1
 HALF = 0.5
 # Whether a step is abrupt is asked of so many runs on either side, or of more where noise is large.
 NEAR = 5
-# The tail of the jumps: their largest fiftieth, if it is so many.
-TAIL = 0.02
-LEAST_BEYOND = 20
 # Gauss and Hermite's places and weights, for means over the error of a level.
 PLACES, WEIGHTS = np.polynomial.hermite_e.hermegauss(31)
 
@@ -79,59 +71,6 @@ class _Series:
         return np.sort(np.delete(np.abs(np.diff(self.values)), bound - 1) / self.noise)
 
 
-@dataclass(frozen=True)
-class _Noise:
-    """What rows do from run to run when nothing moves: jumps of all rows, sorted, in units of each row's noise.
-
-    inflation: by how much runs that resemble their neighbours widen the variance of a mean, (1 + r) / (1 - r) with the
-    autocorrelation r from one run to the next; tail: how the largest of the jumps thin out (see `_tail`).
-    """
-
-    jumps: Floats
-    inflation: float
-    tail: tuple[float, float, float] | None
-
-    @classmethod
-    def of(cls, found: Sequence[_Series], inflation: float) -> _Noise:
-        """Without the tenth of the runs in which most rows jumped far: there many may have moved at once."""
-        if not found:
-            return cls(np.empty(0), inflation, None)
-        jumps = np.concatenate([np.abs(np.diff(each.values)) / each.noise for each in found])
-        places = np.concatenate([each.places[1:] for each in found])
-        far = np.bincount(places, weights=jumps > FAR)
-        busy = np.argsort(far, kind="stable")[len(far) - math.ceil(len(far) * BUSY) :]
-        kept = np.sort(jumps[~np.isin(places, busy)])
-        return cls(kept, inflation, _tail(kept))
-
-    def beyond(self, size: Floats, own: Floats) -> Floats:
-        """The chance that a run lies this far beyond a level: by all rows, or by the row itself, whichever is larger.
-
-        A difference of two runs is at least as wide as that of a run and a level. It has two directions, hence the
-        half; a row of two speeds is given both. own: jumps of the row, sorted.
-        """
-        pooled = (1 + len(self.jumps) - np.searchsorted(self.jumps, size)) / (1 + len(self.jumps))
-        if self.tail:
-            start, shape, scale = self.tail
-            thinned = TAIL * stats.genpareto.sf(size - start, shape, scale=scale)
-            pooled = np.where(size > start, thinned, pooled)
-        alone = 1 - np.searchsorted(own, size) / max(1, len(own))
-        return np.maximum(pooled / 2, alone if len(own) else 0.0)
-
-
-def _tail(jumps: Floats) -> tuple[float, float, float] | None:
-    """Where the tail of sorted jumps begins, and the shape and scale of a generalised Pareto distribution behind it.
-
-    So a jump that is larger than all that were seen has a chance too (Siffer et al., KDD 2017). Tails thinner than an
-    exponential are taken for one. None where there are too few jumps for a fit, or they have no tail.
-    """
-    start = float(np.quantile(jumps, 1 - TAIL)) if len(jumps) else 0.0
-    beyond = jumps[jumps > start] - start
-    if len(beyond) < LEAST_BEYOND:
-        return None
-    shape, _, scale = stats.genpareto.fit(beyond, floc=0)
-    return (start, float(shape), float(scale)) if shape > 0 else (start, 0.0, float(beyond.mean()))
-
-
 def steps(values: Floats, least_noise: Floats | None = None, alpha: float = ALPHA) -> list[Step]:
     """The steps of all columns, in their order.
 
@@ -145,9 +84,15 @@ def steps(values: Floats, least_noise: Floats | None = None, alpha: float = ALPH
     from statsmodels.stats.multitest import multipletests
 
     found, inflation = _series(values, np.zeros(values.shape[1]) if least_noise is None else least_noise)
+    if not found:
+        return []
     for each in found:
         each.bounds = _candidates(each, inflation)
-    noise = _Noise.of(found, inflation)
+    noise = Noise.of(
+        np.concatenate([np.abs(np.diff(each.values)) / each.noise for each in found]),
+        np.concatenate([each.places[1:] for each in found]),
+        inflation,
+    )
     tested: list[tuple[_Series, int, float]] = []
     chances: list[float] = []
     for each in found:
@@ -162,7 +107,7 @@ def steps(values: Floats, least_noise: Floats | None = None, alpha: float = ALPH
 
 
 def _series(values: Floats, least_noise: Floats) -> tuple[list[_Series], float]:
-    """The columns with enough runs, each with its noise, and the inflation of all (see `_Noise`)."""
+    """The columns with enough runs, each with its noise, and the inflation of all (see `Noise`)."""
     found = []
     for column, measured in enumerate(values.T):
         places = np.flatnonzero(np.isfinite(measured))
@@ -187,23 +132,6 @@ def _autocorrelation(found: Sequence[_Series]) -> float:
     told = [each for each in found if each.noise]
     ratios = [(noise_of(each.values, apart=2) / each.noise) ** 2 for each in told]
     return min(0.9, max(0.0, float(np.median(ratios)) - 1)) if ratios else 0.0
-
-
-def noise_of(values: Floats, apart: int = 1) -> float:
-    """The standard deviation from run to run, (runs,) without gaps; steps and single outliers hardly raise it.
-
-    From differences of neighbours, or of runs so far apart, the largest tenth left out (von Neumann, Annals of
-    Mathematical Statistics 1941).
-    """
-    if len(values) <= apart:
-        return 0.0
-    jumps = np.sort(np.abs(values[apart:] - values[:-apart]))
-    kept = jumps[: max(1, len(jumps) - max(LEAST_APART, math.ceil(APART * len(jumps))))]
-    # The deviation of Gaussian noise within the share of it that lies, on average, below the first of those left out.
-    share = (len(kept) + 1) / (len(jumps) + 1)
-    end = float(special.ndtri((1 + share) / 2))
-    within = 1 - 2 * end * math.exp(-(end**2) / 2) / math.sqrt(2 * math.pi) / share
-    return math.sqrt(float(np.mean(kept**2)) / 2 / within)
 
 
 def _candidates(series: _Series, inflation: float) -> list[int]:
@@ -237,7 +165,7 @@ def _scan(scaled: Floats) -> float:
     return most
 
 
-def _prune(series: _Series, noise: _Noise, alpha: float) -> dict[int, float]:
+def _prune(series: _Series, noise: Noise, alpha: float) -> dict[int, float]:
     """The bounds of a series that pass on their own, with their p: the weakest goes first, and its sides are joined."""
     while len(series.bounds) > 2:
         found = {at: _chance(series, place, noise) for place, at in enumerate(series.bounds[1:-1], start=1)}
@@ -254,7 +182,7 @@ def _sides(series: _Series, place: int) -> tuple[Floats, Floats]:
     return series.values[start:at], series.values[at:end]
 
 
-def _chance(series: _Series, place: int, noise: _Noise) -> float:
+def _chance(series: _Series, place: int, noise: Noise) -> float:
     """The chance that noise alone makes such a step at any place of the series; 1 for a ramp, or too little ahead.
 
     The newest run alone is but one place.
@@ -271,7 +199,7 @@ def _chance(series: _Series, place: int, noise: _Noise) -> float:
     return min(1.0, min(chances) * len(chances) * places)
 
 
-def _by_few(ahead: Floats, behind: Floats, scale: float, own: Floats, noise: _Noise) -> float:
+def _by_few(ahead: Floats, behind: Floats, scale: float, own: Floats, noise: Noise) -> float:
     """The chance that so many runs of the shorter side lie as far from the level of the longer one as they do.
 
     Asked of just over half of them, of three quarters and of all; the least counts, times the number of questions.
@@ -286,7 +214,7 @@ def _by_few(ahead: Floats, behind: Floats, scale: float, own: Floats, noise: _No
     return min(1.0, min(chances) * len(asked))
 
 
-def _of_so_many(many: int, runs: int, sizes: Floats, own: Floats, noise: _Noise) -> float:
+def _of_so_many(many: int, runs: int, sizes: Floats, own: Floats, noise: Noise) -> float:
     """The chance that so many of the runs lie that far out, all on one side; as if fewer where runs are alike.
 
     sizes: how far, at PLACES of the error that they have in common: that of the level which they are held against.
@@ -318,7 +246,7 @@ def _is_abrupt(ahead: Floats, behind: Floats, scale: float) -> bool:
     return near / shift >= HALF and 1 - slope * len(rest) / 2 / shift >= HALF
 
 
-def _told(believed: Sequence[tuple[_Series, int, float]], noise: _Noise) -> list[Step]:
+def _told(believed: Sequence[tuple[_Series, int, float]], noise: Noise) -> list[Step]:
     """Steps from the bounds that are believed; those that are not no longer part their sides."""
     kept: dict[int, tuple[_Series, dict[int, float]]] = {}
     for series, at, p in believed:
@@ -330,7 +258,7 @@ def _told(believed: Sequence[tuple[_Series, int, float]], noise: _Noise) -> list
     return found
 
 
-def _step(series: _Series, place: int, p: float, noise: _Noise) -> Step:
+def _step(series: _Series, place: int, p: float, noise: Noise) -> Step:
     ahead, behind = _sides(series, place)
     shift = float(np.median(behind) - np.median(ahead))
     new = np.abs(behind - np.median(behind)) < np.abs(behind - np.median(ahead))

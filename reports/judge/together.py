@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from reports.judge.steps import Floats, noise_of
+from reports.judge.jumps import Floats, noise_of
 
 # A role has a say in a run by so many rows of it.
 LEAST_ROWS = 5
