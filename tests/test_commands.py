@@ -1,4 +1,4 @@
-"""`python -m reports` as a CI calls it: exit statuses, Markdown, what is refused and why; and the scripts of a night."""
+"""`python -m reports` as a CI calls it: exit statuses, Markdown, what is refused; and the scripts of a night."""
 
 from __future__ import annotations
 
