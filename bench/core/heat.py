@@ -35,7 +35,7 @@ from bench.core.tuning import NoConfiguration, Plan, recording
 # again, it is tried on more such values, each beside its own repetition; whoever is so much faster on every repetition
 # remembers answers.
 REMEMBERED = 1.5
-TRIES = 3
+TRIES = 5
 # Work that the events of a call do not see keeps the device busy behind them. A tenth of the call is more than the
 # events' own error; waiting for an idle device is allowed to take three times as long as it did before the race.
 HIDDEN = 0.1
