@@ -21,7 +21,7 @@ DOUBT = 0.08
 # The chance that any row of a table alarms although none has changed, shared out among the rows (Bonferroni). Holm's
 # steps would change nothing here: a gate that is failed by one row is failed. The gate's own rate is measured by
 # `reports.judge.quality`; it is lower, since more than this is asked of an alarm.
-ALARM = 0.0075
+ALARM = 0.015
 # With fewer runs of head than settle a suspect an alarm must be ten times as sure, so that looking early and often
 # raises no more of them (Haybittle 1971, British Journal of Radiology 44:793).
 EARLY = 0.1
@@ -31,6 +31,9 @@ BAD = 1.0
 # did not change since, even if too little to be told from noise by itself.
 NEWEST = 3
 SINCE = 2.0
+# How much of what a device drifts a row may have more or less of than others of its kind: on a machine that is 3 %
+# slower than history knows it, a row may differ by 0.3 % for that alone, in all runs of head alike.
+OWN_DRIFT = 0.1
 # No run counts for more than this many standard deviations above the least one: an outlier is no slowdown.
 CLIP = 2.0
 # Runs of head after which a suspect is settled: an alarm, or not.
@@ -82,7 +85,7 @@ class Weighed:
 
     past, head (..., runs, rows): log times without what the runs share, of past since each row's newest change; doubt:
     the variance of what was taken out of head; base (runs,): which runs of past are those that head is held against;
-    judged (...): how many rows are judged at once.
+    away (..., rows): how far head is from history in what runs share; judged (...): how many rows are judged at once.
     """
 
     centre: Centre
@@ -90,6 +93,7 @@ class Weighed:
     head: Floats
     doubt: Floats
     base: Flags
+    away: Floats
     noise: Noise
     judged: Floats
 
@@ -117,7 +121,10 @@ def weigh(logs: Floats, history: Flags, base: Flags, kinds: Kinds) -> Weighed:
     past = stable(flat[..., history, :])
     head, doubt = flat[..., ~history, :], shared.variance[..., ~history, :]
     judged = np.maximum(np.sum(kinds.gating, axis=-1), 1).astype(np.float64)
-    return Weighed(shared, past, head, doubt, base[history], noise(past), judged)
+    known_shift = np.where(np.isnan(logs), np.nan, shared.shift)
+    was, now = (medians(known_shift[..., side, :], -2) for side in (history, ~history))
+    away = np.nan_to_num(now - was)
+    return Weighed(shared, past, head, doubt, base[history], away, noise(past), judged)
 
 
 def _evidence(weighed: Weighed, known: Noise, *, settled: bool = False) -> Evidence:
@@ -135,7 +142,7 @@ def _evidence(weighed: Weighed, known: Noise, *, settled: bool = False) -> Evide
         for clipped in (np.minimum(above, least + wide), np.clip(above, median - wide, median + wide))
     )
     share = 1 / count + np.sum(1 / size, axis=-2, where=there) / count
-    further = np.sum(weighed.doubt, axis=-2, where=there) / count**2
+    further = np.sum(weighed.doubt, axis=-2, where=there) / count**2 + np.square(OWN_DRIFT * weighed.away)
     chance = known.known.beyond(change, share, further)
     recent = medians(newest, -2)
     error = known.known.deviation * np.sqrt(1 / count + 1 / NEWEST)
