@@ -117,12 +117,17 @@ def _run_copy() -> None:
     copy[(2,)](torch.ones(100), torch.empty(100), 100, BLOCK=64)
 
 
+def _far_away(n: int) -> torch.Tensor:
+    """In a part of memory of its own: what lies behind a small tensor is often the next small one."""
+    return torch.ones(1 << 20)[:n]
+
+
 def _run_out_of_bounds() -> None:
-    copy_unmasked[(2,)](torch.ones(100), torch.empty(128), BLOCK=64)
+    copy_unmasked[(2,)](torch.ones(100), _far_away(128), BLOCK=64)
 
 
 def _run_written_out_of_bounds() -> None:
-    copy_unmasked[(2,)](torch.ones(128), torch.empty(100), BLOCK=64)
+    copy_unmasked[(2,)](_far_away(128), torch.ones(100), BLOCK=64)
 
 
 def _run_read_twice() -> None:
