@@ -21,12 +21,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels._launch import FLOATS, device_of, expect, expect_device, expect_like, expect_tensor, processors
+from kernels._rows import WIDE_TILE, as_rows, tile_of
 
 WIDEST = 131072
 # The columns of a row, and in the backward its bytes, that 16 warps (the most that gfx942 allows) hold in registers.
 FORWARD_COLS, BACKWARD_BYTES = 32768, 32768
-WIDE_TILE = {"BLOCK_COLS": 8192, "num_warps": 16}
-SHORT_TILE = 2048  # elements to which short rows are gathered: two 128-bit bf16 accesses for each thread of 4 warps
 
 
 @triton.jit
@@ -143,30 +142,15 @@ def _backward_wide(
                 tl.store(dx_ptr + row * cols + col, dx.to(dx_ptr.dtype.element_ty), mask=col < cols)
 
 
-def _as_rows(*tensors: Tensor | None) -> tuple[list[Tensor | None], tuple[int, ...]]:
-    """Each tensor as (rows, cols), columns side by side (a copy only where no view is that), and the row strides."""
-    flat = [None if tensor is None else tensor.reshape(-1, tensor.shape[-1]) for tensor in tensors]
-    flat = [rows if rows is None or 1 in (rows.stride(1), rows.shape[1]) else rows.contiguous() for rows in flat]
-    return flat, tuple(0 if rows is None else rows.stride(0) for rows in flat)
-
-
-def _tile(cols: int) -> tuple[int, dict[str, int]]:
-    """The rows of a tile, and all its launch options: 16 elements per thread until 16 warps are full."""
-    block_cols = triton.next_power_of_2(cols)
-    block_rows = max(1, SHORT_TILE // block_cols)
-    tile = {"BLOCK_ROWS": block_rows, "BLOCK_COLS": block_cols}
-    return block_rows, tile | {"num_warps": min(16, block_rows * block_cols // 512)}
-
-
 def _launch_forward(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, keep: bool) -> tuple[Any, Any, Any]:
     """y, h (None without a residual) and rstd (None unless it is to be kept for a backward)."""
     cols, rows = x.shape[-1], x.numel() // x.shape[-1]
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     h = None if residual is None else torch.empty_like(y)
     rstd = torch.empty(rows, dtype=torch.float32, device=x.device) if keep else None
-    flat, strides = _as_rows(x, residual)
+    flat, strides = as_rows(x, residual)
     arguments = (*flat, weight.contiguous(), y, h, rstd, strides)
-    block_rows, tile = _tile(cols)
+    block_rows, tile = tile_of(cols)
     with device_of(x):
         if cols > FORWARD_COLS and rows:
             _forward_wide[(rows,)](*arguments, cols, eps, **WIDE_TILE)
@@ -180,13 +164,13 @@ def _launch_backward(dy: Tensor, dh: Tensor | None, saved: Any, needs_dx: bool, 
     x, weight, rstd = saved
     rows, cols = len(rstd), x.shape[-1]
     wide = triton.next_power_of_2(cols) * x.element_size() > BACKWARD_BYTES
-    kernel, block_rows, tile = (_backward_wide, 1, WIDE_TILE) if wide else (_backward, *_tile(cols))
+    kernel, block_rows, tile = (_backward_wide, 1, WIDE_TILE) if wide else (_backward, *tile_of(cols))
     # A multiprocessor holds 16 warps whatever registers they take, so that no program waits for another to end.
     programs = min(triton.cdiv(rows, block_rows), processors(x) * 16 // tile["num_warps"])
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device) if needs_dx else None
     partials = torch.empty(programs, cols, dtype=torch.float32, device=x.device) if needs_dweight else None
     if rows > 0:
-        flat, strides = _as_rows(dy, dh, x)
+        flat, strides = as_rows(dy, dh, x)
         with device_of(x):
             kernel[(programs,)](*flat, weight.contiguous(), rstd, dx, partials, strides, rows, cols, **tile)
     return dx, None if partials is None else partials.sum(0).to(weight.dtype)
