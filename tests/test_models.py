@@ -10,8 +10,8 @@ from bench.models import SEQ_LENS, Model, models
 
 EVERY_MODEL = pytest.mark.parametrize("model", models(), ids=str)
 
-# Multi-head latent attention and Qwen3 choose the width of a head apart from the width of the model.
-FREE_HEAD_DIM = {"deepseek-v3", "qwen3-32b"}
+# Multi-head latent attention, Qwen3 and Gemma 2 choose the width of a head apart from the width of the model.
+FREE_HEAD_DIM = {"deepseek-v3", "qwen3-32b", "gemma2-9b"}
 
 
 @EVERY_MODEL
