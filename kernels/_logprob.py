@@ -28,8 +28,8 @@ from kernels._launch import FLOATS, device_of, expect, expect_device, expect_ten
 
 LOG2E = tl.constexpr(math.log2(math.e))
 LOWEST = tl.constexpr(torch.finfo(torch.float32).min)
-# 32 logits for each thread: four 128-bit accesses of bf16 in flight. 8 warps walk over a row, 4 write a gradient.
-FORWARD_COLS, BACKWARD_COLS, COLS_OF_A_WARP = 8192, 4096, 1024
+# 32 logits for each thread, which are four 128-bit accesses of bf16 in flight, and at most 8 warps.
+CHUNK_COLS, COLS_OF_A_WARP = 8192, 1024
 
 
 @triton.jit
@@ -83,7 +83,8 @@ def _backward(
     target = tl.load(targets_ptr + row)
     kept = target != ignore_index
     # Of an ignored row nothing is read: its powers are 0, whatever stats hold.
-    x = tl.load(logits_ptr + row * size[1] + col, mask=(col < cols) & kept, other=-float("inf")).to(tl.float32)
+    stop = tl.where(kept, cols, 0)
+    x = tl.load(logits_ptr + row * size[1] + col, mask=col < stop, other=-float("inf")).to(tl.float32)
     top = tl.load(stats_ptr + row * 2, mask=kept, other=0.0)
     total = tl.load(stats_ptr + row * 2 + 1, mask=kept, other=1.0)
     g = tl.load(dlogprob_ptr + row * size[2]).to(tl.float32)
@@ -95,9 +96,9 @@ def _backward(
     tl.store(dlogits_ptr + row * cols + col, dx.to(dlogits_ptr.dtype.element_ty), mask=col < cols)
 
 
-def _tile(cols: int, widest: int) -> dict[str, int]:
-    """The launch options of a kernel whose chunks have at most `widest` columns."""
-    block_cols = min(widest, max(16, triton.next_power_of_2(cols)))
+def _tile(cols: int) -> dict[str, int]:
+    """The launch options of a kernel that takes rows of so many columns chunk by chunk."""
+    block_cols = min(CHUNK_COLS, max(16, triton.next_power_of_2(cols)))
     return {"BLOCK_COLS": block_cols, "num_warps": max(1, block_cols // COLS_OF_A_WARP)}
 
 
@@ -129,7 +130,7 @@ def forward(
         with device_of(logits):
             _forward[(rows,)](
                 logits, targets.contiguous(), logprob, stats, logits.stride(0), cols, ignore_index, label_smoothing,
-                SMOOTHED=label_smoothing > 0, **_tile(cols, FORWARD_COLS),
+                SMOOTHED=label_smoothing > 0, **_tile(cols),
             )  # fmt: skip
     return logprob, stats
 
@@ -142,7 +143,7 @@ def backward(
     rows, cols = logits.shape
     dlogits = torch.empty(rows, cols, dtype=logits.dtype, device=logits.device)
     if rows:
-        logits, tile = _as_rows(logits), _tile(cols, BACKWARD_COLS)
+        logits, tile = _as_rows(logits), _tile(cols)
         size = cols, logits.stride(0), dlogprob.stride(0) if dlogprob.ndim else 0
         with device_of(logits):
             _backward[(rows * triton.cdiv(cols, tile["BLOCK_COLS"]),)](
