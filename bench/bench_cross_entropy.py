@@ -155,6 +155,7 @@ class CrossEntropy(Operator):
 
         def mean() -> Tensor:
             losses, _ = cross_entropy_loss(logits, targets, label_smoothing=label_smoothing, ignore_index=ignore_index)
-            return (losses.sum() / (targets != ignore_index).sum()).to(logits.dtype)
+            loss: Tensor = losses.sum() / (targets != ignore_index).sum()
+            return loss.to(logits.dtype)
 
         return mean

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
 from typing import Any
 
 import pytest
@@ -23,10 +23,17 @@ from bench.core.operator import Operator
 from bench.core.trial import Trial
 
 ROUNDED_UP = 4 * 512  # bytes that allocators add to a few small tensors
-LONG = {"rows": 8192, "cols": 131072, "dtype": bf16}
-SMALL = {"rows": 48, "cols": 1000, "dtype": bf16}
+LONG: dict[str, Any] = {"rows": 8192, "cols": 131072, "dtype": bf16}
+SMALL: dict[str, Any] = {"rows": 48, "cols": 1000, "dtype": bf16}
 LOSSES = [bench_cross_entropy.CrossEntropy, bench_selected_logprob.SelectedLogprob]
 EVERY_LOSS = pytest.mark.parametrize("operator", LOSSES, ids=lambda operator: operator.name())
+
+
+class _Unwritten(Blank):
+    """Makes logits of which no page is touched."""
+
+    def normal(self, *shape: int, dtype: torch.dtype, scale: float = 1.0) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device=self.device)
 
 
 class _NotLaunched:
@@ -37,46 +44,46 @@ class _NotLaunched:
 
 
 @pytest.fixture
-def not_launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def not_launched(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in [
         (kernels._logprob, "_forward"),
         (kernels._logprob, "_backward"),
         (kernels.cross_entropy, "_mean"),
     ]:
         monkeypatch.setattr(module, name, _NotLaunched())
-    return
 
 
 def _needs(operator: type[Operator], mode: str, sizes: dict[str, Any], make: type[Make]) -> memory.Memory:
     declared = operator()
     trial = Trial(declared.provider("triton"), declared.inputs(make(DEVICE), **sizes), mode)
     trial.once()
-    # On a CPU torch's profiler loses an event now and then: the largest of what the same call was seen to need.
-    return max((memory.measure(trial, DEVICE) for _ in range(3)), key=lambda needs: needs.peak_bytes)
+    # What an interpreted call leaves in cycles would be given back in the middle of the next, which is measured.
+    gc.collect()
+    return memory.measure(trial, DEVICE)
 
 
 @EVERY_LOSS
 @pytest.mark.usefixtures("not_launched")
-def test_training_needs_the_gradient_and_16_bytes_a_row_at_vocabulary_128k_and_length_8k(
+def test_training_needs_the_gradient_and_12_bytes_a_row_at_vocabulary_128k_and_length_8k(
     operator: type[Operator],
 ) -> None:
-    needs = _needs(operator, "bwd", LONG, Blank)
+    needs = _needs(operator, "bwd", LONG, _Unwritten)
     assert needs.least_bytes >= 2 * LONG["rows"] * LONG["cols"], "expected the gradient to be among what is needed"
-    assert needs.peak_bytes <= needs.least_bytes + 16 * LONG["rows"] + ROUNDED_UP
+    assert needs.peak_bytes <= needs.least_bytes + 12 * LONG["rows"] + ROUNDED_UP
     assert needs.peak_bytes <= 1.1 * needs.least_bytes
     assert needs.saved_bytes is not None
-    assert needs.saved_bytes <= 16 * LONG["rows"] + ROUNDED_UP
+    assert needs.saved_bytes <= 12 * LONG["rows"] + ROUNDED_UP
 
 
 @EVERY_LOSS
 @pytest.mark.usefixtures("not_launched")
 def test_evaluation_needs_4_bytes_a_row_at_vocabulary_128k_and_length_8k(operator: type[Operator]) -> None:
-    needs = _needs(operator, "fwd", LONG, Blank)
+    needs = _needs(operator, "fwd", LONG, _Unwritten)
     assert 0 < needs.peak_bytes <= 4 * LONG["rows"] + ROUNDED_UP
 
 
 @EVERY_LOSS
-@pytest.mark.parametrize(("mode", "bytes_a_row"), [("fwd", 4), ("bwd", 16)])
+@pytest.mark.parametrize(("mode", "bytes_a_row"), [("fwd", 4), ("bwd", 12)])
 def test_what_runs_needs_no_more_than_what_is_not_launched(
     operator: type[Operator], mode: str, bytes_a_row: int
 ) -> None:
