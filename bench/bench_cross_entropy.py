@@ -52,7 +52,7 @@ class CrossEntropy(Operator):
         + grid(rows=[0, 5], cols=[33], ignored=[1.0], dtype=[fp32])
     )
     sweep = grid(
-        model=models("llama3-8b", "llama-7b", "gemma2-9b", "qwen3-8b", "deepseek-v3", "gpt2-xl"),
+        model=models("llama-7b", "llama3-8b", "gemma2-9b", "qwen3-8b", "deepseek-v3", "gpt2-xl"),
         seq_len=SEQ_LENS,
         ignored=[0.0, 0.5],
         dtype=[bf16],

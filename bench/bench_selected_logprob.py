@@ -47,7 +47,7 @@ class SelectedLogprob(Operator):
         + grid(rows=[0, 5], cols=[33], ignored=[1.0], dtype=[fp32])
     )
     sweep = grid(
-        model=models("llama3-8b", "llama-7b", "gemma2-9b", "qwen3-8b"),
+        model=models("llama-7b", "llama3-8b", "gemma2-9b", "qwen3-8b"),
         seq_len=SEQ_LENS,
         ignored=[0.0, 0.5],
         dtype=[bf16],
