@@ -32,6 +32,7 @@ class Model:
     num_experts: int = 0
     experts_per_token: int = 0
     moe_intermediate_size: int = 0
+    rotary_dim: int = 0  # of head_dim, where position embeddings turn a part of it only
 
     def __str__(self) -> str:
         return self.name
@@ -157,6 +158,21 @@ _BANK = (
         max_seq_len=1024,
         causal=True,
         source=f"{_huggingface('openai-community/gpt2-xl')} (n_inner null: 4 * n_embd)",
+    ),
+    Model(
+        name="gpt-j-6b",
+        hidden_size=4096,
+        intermediate_size=16384,
+        num_heads=16,
+        num_kv_heads=16,
+        head_dim=256,
+        v_head_dim=256,
+        num_layers=28,
+        vocab_size=50400,
+        max_seq_len=2048,
+        causal=True,
+        rotary_dim=64,
+        source=f"{_huggingface('EleutherAI/gpt-j-6b')} (n_inner null: 4 * n_embd)",
     ),
     Model(
         name="bert-base",
