@@ -23,13 +23,13 @@ Sections = tuple[int, int] | None
 
 
 @triton.jit
-def place(tokens, chunks, BLOCK_TOKENS: tl.constexpr):
-    """The batch, the tokens (a column) and the chunk of heads of this program; chunks of one token run side by side."""
-    program = tl.program_id(0).to(tl.int64)
+def place(index, tokens, chunks, BLOCK_TOKENS: tl.constexpr):
+    """The batch, the tokens (a column) and the chunk of heads of a tile; chunks of the same tokens are neighbours."""
     tiles = tl.cdiv(tokens, BLOCK_TOKENS)
-    tile = program // chunks
+    index = tl.cast(index, tl.int64)
+    tile = index // chunks
     token = tile % tiles * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)[:, None, None]
-    return tile // tiles, token, (program % chunks).to(tl.int32)
+    return tile // tiles, token, (index % chunks).to(tl.int32)
 
 
 @triton.jit
@@ -117,7 +117,8 @@ def _rotate_kernel(
     q_strides, k_strides, q_out_strides, k_out_strides, table_strides = strides
     tokens, num_heads, num_kv_heads = sizes
     q_chunks = tl.cdiv(num_heads, BLOCK_HEADS)
-    batch, token, chunk = place(tokens, q_chunks + tl.cdiv(num_kv_heads, BLOCK_HEADS), BLOCK_TOKENS)
+    chunks = q_chunks + tl.cdiv(num_kv_heads, BLOCK_HEADS)
+    batch, token, chunk = place(tl.program_id(0), tokens, chunks, BLOCK_TOKENS)
     if chunk < q_chunks:
         _turn_heads(
             q_ptr, q_out_ptr, (cos_ptr, sin_ptr), q_strides, q_out_strides, table_strides,
@@ -144,10 +145,10 @@ def shape_of_tile(rotary_dim: int) -> dict[str, int]:
     return {"BLOCK_TOKENS": rows // heads, "BLOCK_HEADS": heads, "num_warps": 4}
 
 
-def programs_of(q: Tensor, k: Tensor, tile: dict[str, int]) -> int:
-    """One for each tile of tokens and chunk of heads, of q and of k."""
-    chunks = sum(triton.cdiv(x.shape[1], tile["BLOCK_HEADS"]) for x in (q, k))
-    return q.shape[0] * triton.cdiv(q.shape[2], tile["BLOCK_TOKENS"]) * chunks
+def tiles_of(x: Tensor, tile: dict[str, int]) -> int:
+    """How many tiles q or k is made of."""
+    batch, heads, tokens, _ = x.shape
+    return batch * triton.cdiv(tokens, tile["BLOCK_TOKENS"]) * triton.cdiv(heads, tile["BLOCK_HEADS"])
 
 
 def rotate(
@@ -159,7 +160,7 @@ def rotate(
     rotary_dim = 2 * cos.shape[-1]
     in_place = outputs[0] is q
     tile = shape_of_tile(rotary_dim)
-    programs = programs_of(q, k, tile)
+    programs = tiles_of(q, tile) + tiles_of(k, tile)
     if not programs:
         return
     strides = (*(x.stride()[:3] for x in (*inputs, *outputs)), cos.stride()[:3])
