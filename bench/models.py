@@ -33,6 +33,7 @@ class Model:
     experts_per_token: int = 0
     moe_intermediate_size: int = 0
     rotary_dim: int = 0  # of head_dim, where position embeddings turn a part of it only
+    mrope_section: tuple[int, ...] = ()  # pairs of a head turned by time, by height and by width
 
     def __str__(self) -> str:
         return self.name
@@ -144,6 +145,36 @@ _BANK = (
         max_seq_len=8192,
         causal=True,
         source=f"arXiv:2408.00118; {_huggingface('google/gemma-2-9b')}",
+    ),
+    Model(
+        name="qwen2-vl-7b",
+        hidden_size=3584,
+        intermediate_size=18944,
+        num_heads=28,
+        num_kv_heads=4,
+        head_dim=128,
+        v_head_dim=128,
+        num_layers=28,
+        vocab_size=152064,
+        max_seq_len=32768,
+        causal=True,
+        mrope_section=(16, 24, 24),
+        source=f"arXiv:2409.12191; {_huggingface('Qwen/Qwen2-VL-7B-Instruct')}",
+    ),
+    Model(
+        name="qwen2.5-vl-72b",
+        hidden_size=8192,
+        intermediate_size=29568,
+        num_heads=64,
+        num_kv_heads=8,
+        head_dim=128,
+        v_head_dim=128,
+        num_layers=80,
+        vocab_size=152064,
+        max_seq_len=128000,
+        causal=True,
+        mrope_section=(16, 24, 24),
+        source=f"arXiv:2502.13923; {_huggingface('Qwen/Qwen2.5-VL-72B-Instruct')}",
     ),
     Model(
         name="gpt2-xl",
