@@ -1,4 +1,4 @@
-"""Multimodal rotary position embeddings: RoPE whose pairs are turned by time, by height or by width, section by section.
+"""Multimodal rotary position embeddings: RoPE whose pairs are turned by time, height or width, section by section.
 
 Shapes: q, q' (batch, num_heads, tokens, head_dim), k, k' (batch, num_kv_heads, tokens, head_dim), cos, sin (3, tokens,
 half) or (3, batch, tokens, half): a table for each of the three axes; pairs are of one entry of each half. Backward:
