@@ -19,70 +19,40 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels._launch import FLOATS, device_of, expect, expect_like, expect_tensor
-
-TILE = 2048  # two 128-bit bf16 accesses for each thread of 4 warps, and per tensor
-
-
-@triton.jit
-def _offsets(rows, cols, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr):
-    blocks_per_row = tl.cdiv(cols, BLOCK_COLS)
-    program = tl.program_id(0).to(tl.int64)
-    row = program // blocks_per_row * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]
-    col = program % blocks_per_row * BLOCK_COLS + tl.arange(0, BLOCK_COLS)[None, :]
-    return row, col, (row < rows) & (col < cols)
+from kernels._elementwise import launch, tile
+from kernels._launch import FLOATS, expect, expect_like, expect_tensor
 
 
 @triton.jit
-def _forward(gate_ptr, up_ptr, y_ptr, row_strides, rows, cols, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr):
-    row, col, inside = _offsets(rows, cols, BLOCK_ROWS, BLOCK_COLS)
+def _forward(gate_ptr, up_ptr, y_ptr, row_strides, size, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr):
+    row, col, inside = tile(size, BLOCK_ROWS, BLOCK_COLS)
     gate = tl.load(gate_ptr + row * row_strides[0] + col, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(up_ptr + row * row_strides[1] + col, mask=inside, other=0.0).to(tl.float32)
     y = gate * tl.sigmoid(gate) * up
-    tl.store(y_ptr + row * cols + col, y.to(y_ptr.dtype.element_ty), mask=inside)
+    tl.store(y_ptr + row * size[1] + col, y.to(y_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _backward(
-    dy_ptr, gate_ptr, up_ptr, dgate_ptr, dup_ptr, row_strides, rows, cols,
+    dy_ptr, gate_ptr, up_ptr, dgate_ptr, dup_ptr, row_strides, size,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    row, col, inside = _offsets(rows, cols, BLOCK_ROWS, BLOCK_COLS)
+    row, col, inside = tile(size, BLOCK_ROWS, BLOCK_COLS)
     dy = tl.load(dy_ptr + row * row_strides[0] + col, mask=inside, other=0.0).to(tl.float32)
     gate = tl.load(gate_ptr + row * row_strides[1] + col, mask=inside, other=0.0).to(tl.float32)
     sigmoid = tl.sigmoid(gate)
     if dgate_ptr is not None:
         up = tl.load(up_ptr + row * row_strides[2] + col, mask=inside, other=0.0).to(tl.float32)
         dgate = dy * up * (sigmoid * (1 + gate * (1 - sigmoid)))
-        tl.store(dgate_ptr + row * cols + col, dgate.to(dgate_ptr.dtype.element_ty), mask=inside)
+        tl.store(dgate_ptr + row * size[1] + col, dgate.to(dgate_ptr.dtype.element_ty), mask=inside)
     if dup_ptr is not None:
         dup = dy * (gate * sigmoid)
-        tl.store(dup_ptr + row * cols + col, dup.to(dup_ptr.dtype.element_ty), mask=inside)
-
-
-def _launch(kernel: Any, inputs: tuple[Tensor, ...], outputs: tuple[Tensor | None, ...]) -> None:
-    """Run over tensors of one shape: as one row where all are contiguous, else row by row."""
-    if inputs[0].numel() == 0:
-        return
-    if all(value.is_contiguous() for value in inputs):
-        inputs = tuple(value.view(1, -1) for value in inputs)
-    else:
-        inputs = tuple(value.reshape(-1, value.shape[-1]) for value in inputs)
-        inputs = tuple(value if value.stride(1) == 1 else value.contiguous() for value in inputs)
-    rows, cols = inputs[0].shape
-    block_cols = min(TILE, triton.next_power_of_2(cols))
-    block_rows = TILE // block_cols
-    programs = triton.cdiv(rows, block_rows) * triton.cdiv(cols, block_cols)
-    strides = tuple(value.stride(0) for value in inputs)
-    with device_of(inputs[0]):
-        kernel[(programs,)](
-            *inputs, *outputs, strides, rows, cols, BLOCK_ROWS=block_rows, BLOCK_COLS=block_cols, num_warps=4
-        )
+        tl.store(dup_ptr + row * size[1] + col, dup.to(dup_ptr.dtype.element_ty), mask=inside)
 
 
 def _launch_forward(gate: Tensor, up: Tensor) -> Tensor:
     y = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
-    _launch(_forward, (gate, up), (y,))
+    launch(_forward, (gate, up), (y,))
     return y
 
 
@@ -100,7 +70,7 @@ class _SwiGlu(torch.autograd.Function):
             torch.empty(dy.shape, dtype=dy.dtype, device=dy.device) if needed else None
             for needed in ctx.needs_input_grad
         )
-        _launch(_backward, (dy, gate, up), grads)
+        launch(_backward, (dy, gate, up), grads)
         return grads
 
 
