@@ -16,6 +16,7 @@ from bench.core import device as devices
 DEVICE = devices.choose()
 
 from kernels.activation import KINDS, activation  # noqa: E402 - whether it is interpreted is decided before
+from kernels.geglu import geglu  # noqa: E402
 from reference.activation import activation as textbook  # noqa: E402
 
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
@@ -70,11 +71,20 @@ def differentiated(function: Callable[[Tensor, str], Tensor], x: Tensor, kind: s
     return y.detach(), slope
 
 
-@EVERY_KIND
+def gated(x: Tensor, kind: str) -> Tensor:
+    """GeGLU where `up` is 1."""
+    return geglu(x, torch.ones_like(x), {"gelu": "none", "gelu_tanh": "tanh"}[kind])
+
+
+@pytest.mark.parametrize(
+    ("function", "kind"), [*((activation, kind) for kind in KINDS), (gated, "gelu"), (gated, "gelu_tanh")]
+)
 @NARROW
-def test_every_number_of_16_bits_is_answered_to_one_ulp(kind: str, dtype: torch.dtype) -> None:
+def test_every_number_of_16_bits_is_answered_to_one_ulp(
+    function: Callable[[Tensor, str], Tensor], kind: str, dtype: torch.dtype
+) -> None:
     x = every_finite(dtype)
-    y, slope = differentiated(activation, x, kind)
+    y, slope = differentiated(function, x, kind)
     exact, *terms = EXACT[kind](x.double())
     # x^2 overflows in fp32, as in torch, where GELU's tanh form has long been 0 or x.
     usual = x.double().abs() < 1e18
@@ -143,3 +153,15 @@ def test_nothing_but_the_input_is_kept_for_the_backward(kind: str) -> None:
     x = torch.ones(4, 8, device=DEVICE, dtype=torch.bfloat16).requires_grad_()
     kept = activation(x, kind).grad_fn.saved_tensors  # type: ignore[union-attr]
     assert [value.data_ptr() for value in kept] == [x.data_ptr()]
+
+
+def test_the_halves_of_one_projection_are_read_where_they_are() -> None:
+    projected = torch.randn(5, 2 * 24, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    gate, up = (half.detach().requires_grad_() for half in projected.split(24, dim=-1))
+    cotangent = torch.ones(5, 24, device=DEVICE)
+    with Copies() as copies:
+        y = geglu(gate, up, "tanh")
+        kept = y.grad_fn.saved_tensors  # type: ignore[union-attr]
+        torch.autograd.grad(y, (gate, up), cotangent)
+    assert not copies.noted
+    assert [half.data_ptr() for half in kept] == [gate.data_ptr(), up.data_ptr()], "nothing else is kept"
