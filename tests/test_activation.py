@@ -90,8 +90,9 @@ def test_every_number_of_16_bits_is_answered_to_one_ulp(
     usual = x.double().abs() < 1e18
     assert ((y.double() - exact).abs() <= ulp(exact, dtype))[usual].all()
     # A sum of terms that cancel is known to the ulp of the terms.
-    largest = torch.stack([term.abs() for term in (sum(terms), *terms)]).amax(0)
-    assert ((slope.double() - sum(terms)).abs() <= ulp(largest, dtype))[usual].all()
+    whole = torch.stack(terms).sum(0)
+    largest = torch.stack([term.abs() for term in (whole, *terms)]).amax(0)
+    assert ((slope.double() - whole).abs() <= ulp(largest, dtype))[usual].all()
 
 
 @EVERY_KIND
@@ -112,7 +113,7 @@ class Copies(TorchDispatchMode):
     """Notes what torch copies inside."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.noted: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -53,8 +53,8 @@ def test_in_place_touches_nothing_of_the_projection_but_q_and_k() -> None:
 def test_in_place_is_differentiable(interleaved: bool) -> None:
     given = inputs(interleaved=interleaved)
     (yardstick,) = yardsticks(textbook.rope, given, "bwd")
-    leaves = [given[name].clone().requires_grad_() for name in ("q", "k")]
-    outputs = rope_(*(leaf * 1 for leaf in leaves), given["position_embeddings"], interleaved)
+    q, k = leaves = [given[name].clone().requires_grad_() for name in ("q", "k")]
+    outputs = rope_(q * 1, k * 1, given["position_embeddings"], interleaved)
     grads = torch.autograd.grad(outputs, leaves, yardstick.cotangents)
     yardstick.judge([*(out.detach() for out in outputs), *grads])
 
@@ -62,8 +62,8 @@ def test_in_place_is_differentiable(interleaved: bool) -> None:
 def test_gradients_lie_in_memory_as_q_and_k_do() -> None:
     """So that the backward of the projection takes them as they are."""
     given = inputs(layout="fused")
-    leaves = [given[name].requires_grad_() for name in ("q", "k")]
-    outputs = rope(*leaves, given["position_embeddings"])
+    q, k = leaves = [given[name].requires_grad_() for name in ("q", "k")]
+    outputs = rope(q, k, given["position_embeddings"])
     grads = torch.autograd.grad(outputs, leaves, [torch.ones_like(out) for out in outputs])
     for x in (*outputs, *grads):
         assert x.transpose(1, 2).is_contiguous()
