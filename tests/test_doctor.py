@@ -65,7 +65,9 @@ def test_every_peer_that_can_be_installed_is_listed_once(monkeypatch: pytest.Mon
     findings = {finding.what: finding for finding in doctor._peers()}
     assert len(findings) == len(doctor._peers())
     assert findings["liger-kernel"].state == "ok"
-    assert findings["liger-kernel"].found == "9.9, for add_rms_norm, rms_norm, swiglu"
+    version_found, _, named = findings["liger-kernel"].found.partition(", for ")
+    assert version_found == "9.9"
+    assert named.split(", ") == sorted({*named.split(", "), "add_rms_norm", "rms_norm", "swiglu"})
     assert findings["bitsandbytes"].remedy == "pip install bitsandbytes"
     assert findings["flash_attn_3"].remedy.startswith("git clone ")
 
@@ -97,5 +99,6 @@ def test_the_state_of_the_tree(
 def test_list_refuses_what_it_does_not_know() -> None:
     lost = CliRunner().invoke(app, ["list", "nothing"], env={"COLUMNS": "200"})
     assert lost.exit_code == 2
-    assert "expected part of one of attention" in lost.output
+    assert "expected part of one of " in lost.output
+    assert "attention" in lost.output
     assert CliRunner().invoke(app, ["list", "--profile", "huge"]).exit_code == 2
