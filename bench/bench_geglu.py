@@ -11,23 +11,21 @@ from torch.nn import functional
 
 import kernels.geglu
 import reference.geglu
-from bench.core.operator import Inputs, Make, Operator, Unsupported, bf16, fp16, fp32, grid, kernel, needs_cuda, peer
+from bench.core.operator import (
+    Inputs,
+    Make,
+    Operator,
+    Unsupported,
+    bf16,
+    fp16,
+    fp32,
+    grid,
+    joined,
+    kernel,
+    needs_cuda,
+    peer,
+)
 from bench.models import SEQ_LENS, Model, models
-
-
-def joined(gate: Tensor, up: Tensor) -> Tensor:
-    """The one tensor whose halves gate and up are: a view, since a copy would miss the values that they take later.
-
-    Raises `Unsupported` where they are not such halves, and where gradients are asked for: who takes one tensor for
-    both has one gradient for both, and those that do here have none at all.
-    """
-    needs_cuda(gate)
-    if gate.requires_grad:
-        raise Unsupported("has no backward")
-    rows, cols = gate.shape
-    if gate.stride() != (2 * cols, 1) or up.data_ptr() - gate.data_ptr() != cols * gate.element_size():
-        raise Unsupported("takes gate and up as halves of one tensor: joining them would cost more than the gate")
-    return gate.as_strided((rows, 2 * cols), (2 * cols, 1))
 
 
 class GeGlu(Operator):
@@ -98,6 +96,7 @@ class GeGlu(Operator):
 
     @peer(install="pip install flashinfer-python")
     def flashinfer(self, gate: Tensor, up: Tensor, approximate: str) -> Callable[[], Tensor]:
+        needs_cuda(gate)
         fused = joined(gate, up)
         from flashinfer import gelu_and_mul, gelu_tanh_and_mul
 
@@ -106,6 +105,7 @@ class GeGlu(Operator):
 
     @peer(install="pip install vllm")
     def vllm(self, gate: Tensor, up: Tensor, approximate: str) -> Callable[[], Tensor]:
+        needs_cuda(gate)
         fused = joined(gate, up)
         import vllm._custom_ops  # noqa: F401 - registers the operators
 

@@ -11,7 +11,20 @@ from torch.nn import functional
 
 import kernels.swiglu
 import reference.swiglu
-from bench.core.operator import Inputs, Make, Operator, Unsupported, bf16, fp16, fp32, grid, kernel, needs_cuda, peer
+from bench.core.operator import (
+    Inputs,
+    Make,
+    Operator,
+    Unsupported,
+    bf16,
+    fp16,
+    fp32,
+    grid,
+    joined,
+    kernel,
+    needs_cuda,
+    peer,
+)
 from bench.models import SEQ_LENS, Model, models
 
 
@@ -73,17 +86,15 @@ class SwiGlu(Operator):
     @peer(install="pip install liger-kernel")
     def liger_fused(self, gate: Tensor, up: Tensor) -> Callable[[], Tensor]:
         needs_cuda(gate)
+        fused = joined(gate, up)
         from liger_kernel.ops import LigerFusedGateUpSiLUMulFunction
 
-        fused = torch.cat((gate, up), dim=-1)
         return lambda: LigerFusedGateUpSiLUMulFunction.apply(fused, False)
 
     @peer(install="pip install flashinfer-python")
     def flashinfer(self, gate: Tensor, up: Tensor) -> Callable[[], Tensor]:
         needs_cuda(gate)
-        if gate.requires_grad:
-            raise Unsupported("has no backward")
+        fused = joined(gate, up)
         from flashinfer import silu_and_mul
 
-        fused = torch.cat((gate, up), dim=-1)
         return lambda: silu_and_mul(fused)

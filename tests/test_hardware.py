@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from bench import hardware
-from bench.hardware import ARCHITECTURES, GPUS, LAUNCH, SOURCES, Figure, Gpu, as_dict, find, named, occupancy
+from bench.core.occupancy import occupancy
+from bench.hardware import ARCHITECTURES, GPUS, LAUNCH, SOURCES, Figure, Gpu, as_dict, find, named
 
 EVERY_GPU = pytest.mark.parametrize("gpu", GPUS.values(), ids=GPUS)
 EVERY_ARCHITECTURE = pytest.mark.parametrize("target", ARCHITECTURES)

@@ -344,6 +344,20 @@ def mistakes_of(operator: type[Operator]) -> list[tuple[str, str]]:
     ]
 
 
+def joined(gate: Tensor, up: Tensor) -> Tensor:
+    """The one tensor whose halves gate and up are: a view, since a copy would miss the values that they take later.
+
+    Raises `Unsupported` where they are not such halves, and where gradients are asked for: who takes one tensor for
+    both has, at most, one gradient for both.
+    """
+    if gate.requires_grad:
+        raise Unsupported("has no gradients of gate and up apart")
+    rows, cols = gate.shape
+    if gate.stride() != (2 * cols, 1) or up.data_ptr() - gate.data_ptr() != cols * gate.element_size():
+        raise Unsupported("takes gate and up as halves of one tensor: joining them would cost more than the gate")
+    return gate.as_strided((rows, 2 * cols), (2 * cols, 1))
+
+
 def needs_cpp_compiler() -> None:
     """Raise `Unsupported` where Inductor could not build its C++ code."""
     if not any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++") if name):

@@ -18,7 +18,8 @@ import triton
 from triton import knobs
 from triton.backends.compiler import GPUTarget
 
-from bench.hardware import Architecture, occupancy
+from bench.core.occupancy import occupancy
+from bench.hardware import Architecture
 
 NAMED = {
     r"wgmma\.mma_async": "wgmma", r"tcgen05\.mma": "tcgen05", r"mma\.sync": "mma", r"v_mfma|v_smfmac": "mfma",
