@@ -20,6 +20,13 @@ def copy(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def copy_if(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = (at < n) & (n > 1)
+    tl.store(y_ptr + at, tl.load(x_ptr + at, mask=inside, other=0.0), mask=inside)
+
+
+@triton.jit
 def copy_unmasked(x_ptr, y_ptr, BLOCK: tl.constexpr):
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(y_ptr + at, tl.load(x_ptr + at))
@@ -117,6 +124,10 @@ def _run_copy() -> None:
     copy[(2,)](torch.ones(100), torch.empty(100), 100, BLOCK=64)
 
 
+def _run_copy_if() -> None:
+    copy_if[(2,)](torch.ones(100), torch.empty(100), 100, BLOCK=64)
+
+
 def _far_away(n: int) -> torch.Tensor:
     """In a part of memory of its own: what lies behind a small tensor is often the next small one."""
     return torch.ones(1 << 20)[:n]
@@ -195,6 +206,7 @@ def _run_torch() -> None:
 
 RUNS: dict[str, Callable[[], Any]] = {
     "copy": _run_copy,
+    "copy_if": _run_copy_if,
     "out_of_bounds": _run_out_of_bounds,
     "written_out_of_bounds": _run_written_out_of_bounds,
     "read_twice": _run_read_twice,

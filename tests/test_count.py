@@ -44,6 +44,12 @@ def test_a_second_read_is_requested_but_leaves_the_footprint(child: Child) -> No
     assert launch.flops == {"add": 128}, "all lanes compute, masked or not"
 
 
+def test_a_mask_that_a_scalar_is_part_of_is_a_mask(child: Child) -> None:
+    launch = _only(child, "copy_if")
+    assert launch.read == {"x_ptr": Moved(400, 400)}
+    assert launch.written == {"y_ptr": Moved(400, 400)}
+
+
 def test_scalars_count_once_per_program(child: Child) -> None:
     launch = _only(child, "scalar")
     assert launch.read == {"x_ptr": Moved(24, 8)}

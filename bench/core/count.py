@@ -224,7 +224,8 @@ class _Counter:
         launch = self._launched()
         itemsize = interpreter._get_np_dtype(pointers.get_element_ty()).itemsize
         addresses = pointers.data
-        mask = np.broadcast_to(mask, addresses.shape)
+        # Of a condition and a scalar one the interpreter makes integers, which would choose by place.
+        mask = np.broadcast_to(np.asarray(mask, dtype=bool), addresses.shape)
         addresses = addresses.reshape(-1) if mask.all() else addresses[mask]
         if not addresses.size:
             return
