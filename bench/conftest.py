@@ -38,7 +38,7 @@ from bench.core.verify import Verification
 
 PROFILES = ("smoke", "quick", "full")
 TUNING = ("full", "cached", "first")
-QUICK_BUDGET_S = 600.0
+USUAL_BUDGET_S = {"smoke": 600.0, "quick": 600.0}  # by profile; without an end for full
 DURATION = re.compile(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s?)?")
 LEDGER = pytest.StashKey[Ledger]()
 NAMED = pytest.StashKey[bool]()
@@ -52,15 +52,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--profile",
         choices=PROFILES,
         default=None,
-        help="how much of the sweep to clock: smoke (minutes on a CPU, the default there), quick (at most 10 minutes "
-        "on a GPU, the default there) or full (everything; for the night)",
+        help="how much of the sweep to clock: smoke (at most 10 minutes on a CPU, the default there), quick (at most 10 "
+        "minutes on a GPU, the default there) or full (everything; for the night)",
     )
     group.addoption(
         "--time-budget",
         type=seconds,
         default=None,
         help="what the run may take, such as 90s, 10m or 1h30m: cases of low priority are left out, by name, rather "
-        "than overrun it (default: 10m for --profile quick, else none)",
+        "than overrun it (default: 10m for --profile smoke and quick, none for full)",
     )
     group.addoption(
         "--tune",
@@ -98,6 +98,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="with -m count: write what is counted into results/counts.json instead of comparing it",
     )
+    group.addoption(
+        "--recount",
+        type=share,
+        default=0.0,
+        metavar="SHARE",
+        help="with -m count: the share, drawn by lot, of what results/counts.json has sealed and whose sources are the "
+        "same that is counted all the same (default: 0; 1: everything)",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -113,7 +121,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _options(config: pytest.Config, profile: str) -> Options:
     """What the user has chosen, defaults filled in."""
-    budget = config.getoption("time_budget") or (QUICK_BUDGET_S if profile == "quick" else None)
+    budget = config.getoption("time_budget") or USUAL_BUDGET_S.get(profile)
     source = config.getoption("config_from")
     if source is not None:
         try:
@@ -138,6 +146,17 @@ def seconds(text: str) -> float:
     if not found:
         raise argparse.ArgumentTypeError(f"expected a duration such as 90s, 10m or 1h30m, got {text!r}")
     return float(found)
+
+
+def share(text: str) -> float:
+    """A share of a whole, 0 to 1."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 <= found <= 1:
+        raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, got {text!r}")
+    return found
 
 
 def size(text: str) -> int:
@@ -265,7 +284,7 @@ def _begin_to_count(session: pytest.Session, units: list[Unit]) -> None:
     try:
         # Under pytest-xdist its workers are the processes.
         counts = Counts(cache, processes=1 if "PYTEST_XDIST_WORKER" in os.environ else None)
-        found = Verification(counts, Baseline(FILE), accept)
+        found = Verification(counts, Baseline(FILE), accept, config.getoption("recount"))
         found.begin(units, {path for operator in operators() for path in paths_of(operator)})
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
@@ -346,8 +365,8 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """What the harness cost, what was left out, what is left to do, and what counting took."""
-    if VERIFICATION in config.stash and config.stash[VERIFICATION].counted:
-        terminalreporter.write_line(f"rooftile: {config.stash[VERIFICATION].summary()}")
+    if VERIFICATION in config.stash and (summary := config.stash[VERIFICATION].summary()):
+        terminalreporter.write_line(f"rooftile: {summary}")
     ledger = config.stash[LEDGER]
     for line in _told(ledger, Path(str(config.option.benchmark_json))):
         terminalreporter.write_line(f"rooftile: {line}")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bench.core import fingerprint
 from bench.core.baseline import FILE, Baseline, differences, told
 from bench.core.child import ChildFailed
 from bench.core.counts import Counts, Unit, paths_of, units_of, versions
@@ -244,6 +245,63 @@ def test_verification_compares_accepts_and_names_what_changed(counts: Counts, tm
         Verification(counts, Baseline(file)).unit(unit)
 
 
+def _accepted(counts: Counts, file: Path, units: list[Unit]) -> None:
+    accepting = Verification(counts, Baseline(file), accept=True)
+    accepting.begin(units, paths_of(planted.Doubled))
+    for unit in units:
+        accepting.unit(unit)
+    accepting.finish()
+
+
+def test_what_is_sealed_is_not_counted_again(counts: Counts, tmp_path: Path) -> None:
+    file, unit = tmp_path / "counts.json", _traffic(planted.Doubled, "sound")
+    _accepted(counts, file, [unit])
+    idle = Counts(tmp_path / "cache", processes=1)
+    for accept in (False, True):
+        verifying = Verification(idle, Baseline(file), accept, recount=0.0)
+        verifying.begin([unit], paths_of(planted.Doubled))
+        verifying.unit(unit)
+        verifying.finish()
+        assert (verifying.counted, verifying.sealed) == (0, 1)
+        assert "0 counts (1 more are sealed" in verifying.summary()
+    assert not idle._workers, "expected nothing to be counted"
+    again = Verification(counts, Baseline(file), recount=1.0)
+    again.begin([unit], paths_of(planted.Doubled))
+    again.unit(unit)
+    assert (again.counted, again.sealed) == (1, 0)
+
+
+def test_a_seal_breaks_with_its_line_and_with_its_sources(
+    counts: Counts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, unit = tmp_path / "counts.json", _traffic(planted.Doubled, "sound")
+    _accepted(counts, file, [unit])
+    text = file.read_text()
+    file.write_text(text.replace('"requested": 1200', '"requested": 1201'))
+    verifying = Verification(counts, Baseline(file), recount=0.0)
+    verifying.begin([unit], paths_of(planted.Doubled))
+    with pytest.raises(Changed, match=r"requested 1201 -> 1200"):
+        verifying.unit(unit)
+    file.write_text(text)
+    content = fingerprint._content
+    monkeypatch.setattr(fingerprint, "_content", lambda path: content(path) + b"#" * path.match("tests/planted.py"))
+    verifying = Verification(counts, Baseline(file), recount=0.0)
+    verifying.begin([unit], paths_of(planted.Doubled))
+    verifying.unit(unit)
+    assert (verifying.counted, verifying.sealed) == (1, 0)
+
+
+def test_a_fingerprint_follows_what_runs_and_nothing_else() -> None:
+    unit = _traffic(planted.Doubled, "sound")
+    behind = {str(path.relative_to(fingerprint.ROOT)) for path in fingerprint._sources("bench.bench_swiglu")}
+    assert {"bench/bench_swiglu.py", "kernels/swiglu.py", "kernels/_launch.py", "bench/core/trial.py"} <= behind
+    assert not behind & {"reference/swiglu.py", "bench/models.py", "bench/core/ledger.py", "kernels/geglu.py"}
+    counting = {path.name for path in fingerprint._sources(fingerprint.COUNTING)}
+    assert {"count.py", "compile.py", "interpreter.py", "resources.py", "hardware.py"} <= counting
+    others = [each for each in units_of(planted.Doubled, "sound") if each != unit]
+    assert len({fingerprint.fingerprint(each) for each in [unit, *others]}) == 1 + len(others)
+
+
 def test_a_part_is_not_accepted_into_a_ledger_of_other_versions(counts: Counts, tmp_path: Path) -> None:
     baseline = _filled(tmp_path / "counts.json")
     baseline.put(("versions",), {"torch": "2.13.0", "triton": "0.1"})
@@ -256,6 +314,8 @@ def test_the_committed_ledger_lists_exactly_what_is_counted() -> None:
     known = {path for operator in operators() for path in paths_of(operator)}
     baseline = Baseline(FILE)
     assert set(baseline.paths()) == known
+    sealed = {path for path in known if path[0] != "floors"}
+    assert all(isinstance(baseline.get(("seals", *path)), str) for path in sealed)
     assert baseline.content["gpus"] == {name: as_dict(gpu) for name, gpu in GPUS.items()}
     assert set(baseline.content["versions"]) == set(versions())
 

@@ -152,8 +152,8 @@ def test_the_overview_tells_how_the_run_was_measured(site: dict[str, str]) -> No
 
 def test_options_at_their_defaults_are_not_told(tmp_path: Path) -> None:
     quiet = {"tune": "full", "config_from": None, "energy": False, "time_budget_s": None, "row_timeout_s": 600.0}
-    assert options(load_files(a_file(tmp_path, [], options=quiet)).runs[0]) == []
-    for profile, usual in (("quick", {"time_budget_s": 600.0}), ("full", {"energy": True})):
+    budgeted = {"time_budget_s": 600.0, "row_timeout_s": 120.0}
+    for profile, usual in (("smoke", budgeted), ("quick", budgeted), ("full", {"energy": True})):
         facts: dict[str, Any] = {"profile": profile, "options": quiet | usual}
         assert options(load_files(a_file(tmp_path, [], **facts)).runs[0]) == []
     chosen = {"energy": True, "time_budget_s": 90.0}

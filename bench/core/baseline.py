@@ -5,6 +5,7 @@
     floors     operator > case > the fewest bytes and operations, by the operator's own `traffic` and `flops`
     cases      operator > case > provider > launch > what it moved and computed (bench/core/count.py)
     resources  operator > mode > provider > target > kernel > what it takes (bench/core/resources.py), or why not
+    seals      for each path of the two above: a digest of what stands there and of the sources that it was counted from
 
 Nothing in it depends on the machine it was made on.
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 FILE = Path(__file__).resolve().parents[2] / "results" / "counts.json"
-SECTIONS = ("versions", "gpus", "floors", "cases", "resources")
+SECTIONS = ("versions", "gpus", "floors", "cases", "resources", "seals")
 SCHEMA = 1
 WIDTH = 160  # of a line that holds a whole object
 SHOWN = 40  # differences that are told one by one
@@ -51,17 +52,16 @@ class Baseline:
         ]
         return f"not comparable: the ledger was made with {' and '.join(differing)}" if differing else ""
 
-    def get(self, path: Path_) -> Tree | None:
+    def get(self, path: Path_) -> Any:
         """What was accepted under a path; None if nothing was."""
         branch: Any = self.content
         for part in path:
             if part not in branch:
                 return None
             branch = branch[part]
-        found: Tree = branch
-        return found
+        return branch
 
-    def put(self, path: Path_, value: Tree) -> None:
+    def put(self, path: Path_, value: Tree | str) -> None:
         """Accept a value under a path."""
         branch = self.content
         for part in path[:-1]:
@@ -78,7 +78,7 @@ class Baseline:
         before, self.content = self.content, dict(self.content) | {name: {} for name in SECTIONS[2:]}
         kept = Baseline.__new__(Baseline)
         kept.content = before
-        for path in known:
+        for path in [*known, *(("seals", *path) for path in known)]:
             value = kept.get(path)
             if value is not None:
                 self.put(path, value)

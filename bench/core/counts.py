@@ -6,10 +6,8 @@ What it finds depends on the sources and on the versions of Triton and torch alo
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib
-import importlib.util
 import json
 import os
 import queue
@@ -17,17 +15,16 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core.child import Child
+from bench.core.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from bench.core.operator import Operator
 
-ROOT = Path(__file__).resolve().parents[2]
 STALL_S = 3600.0  # a whole unit is one answer
 Found = dict[str, Any]
 
@@ -107,10 +104,11 @@ class Counts:
 
     def submit(self, units: Iterable[Unit]) -> None:
         """Begin to count, in this order."""
-        for unit in units:
+        new = list(units)
+        for unit in new:
             self._futures[unit] = Future()
             self._waiting.put(unit)
-        for _ in range(self._processes - len(self._workers)):
+        for _ in range(min(len(new), self._processes - len(self._workers))):
             worker = _Worker(self._waiting, self._futures, self._cache)
             self._workers.append(worker)
             worker.start()
@@ -198,7 +196,8 @@ def _compiled(unit: Unit, folder: Path) -> Answer:
 
 def _interpreted(unit: Unit, folder: Path) -> Answer:
     """The launches of one case."""
-    kept = folder / f"{_digest(unit)}.json"
+    made_with = f"{fingerprint(unit)} {versions()} {version('numpy')}"
+    kept = folder / f"{hashlib.sha256(made_with.encode()).hexdigest()}.json"
     if kept.exists():
         return Answer(json.loads(kept.read_text()), {})
     import torch
@@ -218,45 +217,3 @@ def _interpreted(unit: Unit, folder: Path) -> Answer:
     found = {f"{index} {launch.kernel}": launch.as_dict() for index, launch in enumerate(launches)}
     write_whole(kept, json.dumps(found))
     return Answer(found, {})
-
-
-def _digest(unit: Unit) -> str:
-    """What the counts of a case depend on: the unit, the sources behind its operator, versions."""
-    digest = hashlib.sha256(f"{unit} {versions()} {version('numpy')}".encode())
-    for path in _sources(unit.module) | _sources("bench.core.counts"):
-        digest.update(_content(path))
-    return digest.hexdigest()
-
-
-@cache
-def _content(path: Path) -> bytes:
-    """A source as it was before it was first imported here, whatever is made of the file meanwhile."""
-    return path.read_bytes()
-
-
-@cache
-def _sources(module: str) -> dict[Path, None]:
-    """The file of a module and those of all modules of this repository that it imports, wherever it does."""
-    found: dict[Path, None] = {}
-    waiting = [module]
-    while waiting:
-        spec = importlib.util.find_spec(waiting.pop())
-        path = Path(spec.origin) if spec and spec.origin else ROOT.parent
-        if path in found or ROOT not in path.parents or "site-packages" in path.parts:
-            continue
-        found[path] = None
-        for node in ast.walk(ast.parse(_content(path))):
-            if isinstance(node, ast.Import):
-                waiting += [alias.name for alias in node.names if _is_here(alias.name)]
-            elif isinstance(node, ast.ImportFrom) and node.module and _is_here(node.module):
-                waiting.append(node.module)
-                waiting += [name for alias in node.names if _is_module(name := f"{node.module}.{alias.name}")]
-    return dict(sorted(found.items()))
-
-
-def _is_here(module: str) -> bool:
-    return (ROOT / module.partition(".")[0]).is_dir()
-
-
-def _is_module(name: str) -> bool:
-    return (ROOT / Path(*name.split("."))).with_suffix(".py").exists()

@@ -1,12 +1,19 @@
-"""Verifying counts against the ledger, or accepting them into it."""
+"""Verifying counts against the ledger, or accepting them into it.
+
+A count is exact, so what was counted from the same sources need not be counted twice: the ledger seals what was
+accepted with a digest of it and of those sources. Where a seal holds, it is the proof; a share of the sealed, drawn by
+lot, is counted all the same, so that no forged or forgotten one lasts.
+"""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.core.baseline import Baseline, differences, told
 from bench.core.counts import Counts, Unit, versions
+from bench.core.fingerprint import seal
 from bench.hardware import GPUS, as_dict
 
 if TYPE_CHECKING:
@@ -18,12 +25,18 @@ class Changed(AssertionError):  # noqa: N818 - it reads as what happened
 
 
 class Verification:
-    """One session of counting. accept: write what is found into the ledger, in place of comparing it."""
+    """One session of counting.
 
-    def __init__(self, counts: Counts, baseline: Baseline, accept: bool = False) -> None:
+    accept: write what is found into the ledger, in place of comparing it; recount: the share of the sealed that is
+    counted anew.
+    """
+
+    def __init__(self, counts: Counts, baseline: Baseline, accept: bool = False, recount: float = 1.0) -> None:
         self.accept = accept
         self.foreign = "" if accept else baseline.foreign(versions())
-        self.counted = 0
+        self.counted = self.sealed = 0
+        self._trusts = 0.0 if baseline.foreign(versions()) else 1.0 - recount
+        self._trusted: set[Unit] = set()
         self._seconds: dict[str, float] = {}
         self._counts = counts
         self._baseline = baseline
@@ -44,13 +57,25 @@ class Verification:
         if self.accept and foreign and not {path for path in known if path[0] != "floors"} <= {u.path for u in units}:
             raise ValueError(f"--accept-counts: expected all of `pytest bench -m count`, got a part of it; {foreign}")
         if self.comparable:
-            self._counts.submit(units)
+            lot = random.SystemRandom()
+            self._trusted = {unit for unit in units if lot.random() < self._trusts and self._holds(unit)}
+            self._counts.submit(unit for unit in units if unit not in self._trusted)
 
     def unit(self, unit: Unit) -> None:
-        """Count a unit and compare. Raises `Changed`."""
+        """Count a unit and compare, unless its seal is trusted. Raises `Changed`."""
+        if unit in self._trusted:
+            self.sealed += 1
+            return
         answer = self._counts.result(unit)
         self._seconds |= {f"{unit.target} {name}": seconds for name, seconds in answer.seconds.items()}
         self._settle(unit.path, answer.found)
+        if self.accept:
+            self._baseline.put(("seals", *unit.path), seal(unit, answer.found))
+
+    def _holds(self, unit: Unit) -> bool:
+        """Whether what the ledger holds of a unit is what was accepted, and its sources are those of then."""
+        accepted = self._baseline.get(unit.path)
+        return accepted is not None and self._baseline.get(("seals", *unit.path)) == seal(unit, accepted)
 
     def floors(self, operator: type[Operator]) -> None:
         """Compare the fewest bytes and operations that an operator states for each case of its sweep."""
@@ -58,15 +83,21 @@ class Verification:
 
     def finish(self) -> None:
         """Write the ledger, if what was found is accepted; what is under none of the known paths is dropped."""
-        if self.accept and self.counted:
+        if self.accept and self.counted + self.sealed:
             self._baseline.put(("versions",), versions())
             self._baseline.put(("gpus",), {name: as_dict(gpu) for name, gpu in GPUS.items()})
             self._baseline.prune(sorted(self._known))
             self._baseline.write()
 
     def summary(self) -> str:
-        """What was done, in a sentence; the seconds are those of each compilation when it last ran."""
+        """What was done, in a sentence, if anything was; the seconds are those of each compilation when it last ran."""
+        if not self.counted + self.sealed:
+            return ""
         text = f"{'accepted' if self.accept else 'compared'} {self.counted} counts"
+        if self.sealed:
+            text += (
+                f" ({self.sealed} more are sealed: nothing that they depend on has changed; --recount counts them too)"
+            )
         if self._seconds:
             slowest = max(self._seconds, key=lambda name: self._seconds[name])
             total = sum(self._seconds.values())

@@ -10,7 +10,8 @@ from reports.read.run import Fact, Run
 
 # What `pytest bench` does unless told otherwise, where that is neither nothing nor no; a profile may add to it.
 DEFAULTS: dict[str, Fact] = {"tune": "full", "row_timeout_s": 600.0}
-OF_PROFILE: dict[str, dict[str, Fact]] = {"quick": {"time_budget_s": 600.0}, "full": {"energy": "true"}}
+BUDGETED: dict[str, Fact] = {"time_budget_s": 600.0, "row_timeout_s": 120.0}
+OF_PROFILE: dict[str, dict[str, Fact]] = {"smoke": BUDGETED, "quick": BUDGETED, "full": {"energy": "true"}}
 
 
 def run_names(runs: list[Run]) -> dict[str, str]:
