@@ -52,7 +52,11 @@ class RmsNorm(Operator):
         + grid(rows=[2], cols=[32768, 32769], dtype=[fp32])
         + grid(rows=[1], cols=[131072], dtype=[fp32])
     )
-    sweep = grid(model=models("llama3-8b", "llama3-70b", "deepseek-v3", "qwen3-32b"), seq_len=SEQ_LENS, dtype=[bf16])
+    sweep = grid(
+        model=models("llama3-8b", "llama3-70b", "deepseek-v3", "qwen3-32b", "llama3-405b"),
+        seq_len=SEQ_LENS,
+        dtype=[bf16],
+    )
     hostile = {"rows": 5, "cols": 40, "dtype": fp32}
     vast = {"rows": 2**19 + 1, "cols": 4096, "dtype": bf16}
     grad = True

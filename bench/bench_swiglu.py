@@ -39,7 +39,7 @@ class SwiGlu(Operator):
         + grid(rows=[2], cols=[14336], fused=[False, True], dtype=[bf16])
     )
     sweep = grid(
-        model=models("llama3-8b", "qwen2.5-7b", "llama3-70b", "deepseek-v3"),
+        model=models("llama3-8b", "qwen2.5-7b", "llama3-70b", "deepseek-v3", "llama3-405b"),
         seq_len=SEQ_LENS,
         fused=[False, True],
         dtype=[bf16],
