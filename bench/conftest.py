@@ -52,8 +52,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--profile",
         choices=PROFILES,
         default=None,
-        help="how much of the sweep to clock: smoke (at most 10 minutes on a CPU, the default there), quick (at most 10 "
-        "minutes on a GPU, the default there) or full (everything; for the night)",
+        help="how much of the sweep to clock: smoke (at most 10 minutes on a CPU, the default there), quick (at most "
+        "10 minutes on a GPU, the default there) or full (everything; for the night)",
     )
     group.addoption(
         "--time-budget",
