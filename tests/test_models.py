@@ -11,7 +11,7 @@ from bench.models import SEQ_LENS, Model, models
 EVERY_MODEL = pytest.mark.parametrize("model", models(), ids=str)
 
 # Multi-head latent attention, Qwen3 and Gemma 2 choose the width of a head apart from the width of the model.
-FREE_HEAD_DIM = {"deepseek-v3", "qwen3-32b", "gemma2-9b", "gemma2-27b"}
+FREE_HEAD_DIM = {"deepseek-v3", "qwen3-32b", "qwen3-30b-a3b", "gemma2-9b", "gemma2-27b"}
 
 
 @EVERY_MODEL
