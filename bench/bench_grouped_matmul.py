@@ -60,11 +60,16 @@ class GroupedMatmul(Operator):
         + grid(rows=[150], n=[40], k=[64], experts=[3], unrouted=[20], dtype=[fp32, fp16, bf16])
         + grid(rows=[0, 5], n=[0, 7], k=[0, 9], experts=[2], dtype=[fp32])
     )
-    sweep = grid(
-        model=models("switch-base-8", "v-moe-s32", "qwen3-30b-a3b", "mixtral-8x7b", "deepseek-v3"),
-        seq_len=SEQ_LENS,
-        layer=["up", "down"],
-        dtype=[bf16],
+    # Switch is trained on 2^20 tokens at once; at fewer than 2048 its experts would share next to nothing.
+    sweep = (
+        grid(model=models("v-moe-s32"), seq_len=SEQ_LENS, layer=["up", "down"], dtype=[bf16])
+        + grid(model=models("switch-base-8"), seq_len=SEQ_LENS[2:], layer=["up", "down"], dtype=[bf16])
+        + grid(
+            model=models("qwen3-30b-a3b", "mixtral-8x7b", "deepseek-v3"),
+            seq_len=SEQ_LENS,
+            layer=["up", "down"],
+            dtype=[bf16],
+        )
     )
     hostile = {"rows": 9, "n": 20, "k": 12, "experts": 3, "dtype": fp32}
     vast = {"rows": 2**19 + 1, "n": 4104, "k": 512, "experts": 5, "dtype": bf16}

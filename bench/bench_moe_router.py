@@ -104,14 +104,14 @@ class MoeRouter(Operator):
         return inputs | {"groups": groups, "top_groups": -(-groups // 2)} | options
 
     def traffic(self, mode: str, tokens: int, experts: int, top_k: int, dtype: Dtype, **options: Any) -> int:
-        """fwd: all inputs; weights, experts. bwd: dweights, weights, experts; dlogits, dspread and what they take."""
+        """fwd: all inputs; weights, experts. bwd: dweights, weights, experts; gradients and what these take."""
         noisy, widened, biased = (options.get(name, False) for name in ("noisy", "widened", "biased"))
-        inputs, grads = 1 + noisy + widened, 1 + widened
+        inputs = 1 + noisy + widened
         if mode == "fwd":
             return tokens * (inputs * experts * dtype.itemsize + 8 * top_k) + 4 * biased * experts
         whole = options.get("scoring", "softmax") == "softmax" and not options.get("renormalize", True)
         read = inputs if whole else 2 * widened
-        return tokens * ((read + grads) * experts * dtype.itemsize + 12 * top_k)
+        return tokens * ((read + inputs) * experts * dtype.itemsize + 12 * top_k)
 
     def flops(self, mode: str, tokens: int, experts: int, top_k: int, **_: Any) -> int:
         """fwd: maximum, difference, exp, sum of scores; quotients. bwd: two products and a sum for each weight."""
@@ -129,7 +129,7 @@ class MoeRouter(Operator):
         def routed() -> Routed:
             h = logits.float()
             if noise is not None:
-                h = h + noise.detach() * (1 if spread is None else functional.softplus(spread))
+                h = h + noise * (1 if spread is None else functional.softplus(spread))
             scores = h.softmax(-1) if softmax else h.sigmoid()
             choice = h if bias is None else scores + bias
             if groups > 1:

@@ -105,11 +105,11 @@ def _rows_times_weights(
     if start < stop:
         row = start.to(tl.int64) + tl.arange(0, BLOCK_M)
         inside = (row < stop, col < N)
-        weight_ptr += expert.to(tl.int64) * strides[4]
+        matrix_ptr = weight_ptr + expert.to(tl.int64) * strides[4]
         depth = tl.where(expert < experts, K, 0)
-        y = _product(x_ptr, weight_ptr, strides, row, col, inside, depth, BLOCK_K, EVEN)
-        y_ptr += row[:, None] * N + col[None, :]
-        tl.store(y_ptr, y.to(y_ptr.dtype.element_ty), mask=inside[0][:, None] & inside[1][None, :])
+        y = _product(x_ptr, matrix_ptr, strides, row, col, inside, depth, BLOCK_K, EVEN)
+        at = row[:, None] * N + col[None, :]
+        tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=inside[0][:, None] & inside[1][None, :])
 
 
 @triton.jit

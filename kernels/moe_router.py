@@ -7,9 +7,7 @@ those of highest score or, with a bias, of the highest sum of two. Equals are ta
 
 A program owns whole rows, at most 2048 scores, and keeps them in registers: they are read once. Scores are compared as
 integers, so that a number and its place fit into 64 bits: one maximum finds the best and breaks ties. Each of k rounds
-takes one out. Backward, with d_j = dw_j - [renormalised] sum(w dw) / scale: dh is w_j d_j at e_j (softmax) or w_j d_j
-(1 - s_{e_j}) (sigmoid; the sum of the row's chosen s was kept) and 0 elsewhere; of scores that are not renormalised
-softmax takes s sum(w dw) away from all, for which logits are read again. A program writes its rows of dlogits once.
+takes one out. The backward is that of `kernels._moe_router_backward`.
 Source: arXiv:1701.06538 (KeepTopK), arXiv:2101.03961 (Switch), arXiv:2401.04088 (Mixtral), arXiv:2412.19437
 (DeepSeek-V3).
 """
@@ -26,6 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels._launch import FLOATS, device_of, expect, expect_device, expect_like, expect_tensor
+from kernels._moe_router_backward import backward
 from kernels._noisy import noisy
 from kernels._order import TAKEN, best, in_best_groups, keys_of
 
@@ -78,41 +77,6 @@ def _forward(
         tl.store(whole_ptr + row, chosen, mask=row < tokens)
 
 
-@triton.jit
-def _backward(
-    dweights_ptr, weights_ptr, experts_ptr, whole_ptr, tensors, dlogits_ptr, dspread_ptr, strides, size, scale,
-    SOFTMAX: tl.constexpr, RENORMALIZE: tl.constexpr, TOP_K: tl.constexpr, WIDTH: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
-):  # fmt: skip
-    tokens, E = size
-    row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]
-    col, place = tl.arange(0, BLOCK_COLS)[None, :], tl.arange(0, WIDTH)[None, :]
-    inside, chosen = (row < tokens) & (col < E), (row < tokens) & (place < TOP_K)
-    dweights = tl.load(dweights_ptr + row * TOP_K + place, mask=chosen, other=0.0)
-    weights = tl.load(weights_ptr + row * TOP_K + place, mask=chosen, other=0.0)
-    experts = tl.load(experts_ptr + row * TOP_K + place, mask=chosen, other=-1)
-    common = tl.sum(weights * dweights, axis=1, keep_dims=True)
-    slope = weights * (dweights - common / scale) if RENORMALIZE else weights * dweights
-    if not SOFTMAX:
-        whole = tl.load(whole_ptr + row, mask=row < tokens, other=1.0) if RENORMALIZE else 1.0
-        slope *= 1.0 - weights * (whole / scale)
-    dh = tl.zeros((BLOCK_ROWS, BLOCK_COLS), tl.float32)
-    for j in range(TOP_K):
-        expert = tl.sum(tl.where(place == j, experts, 0), axis=1, keep_dims=True)
-        dh += tl.where(col == expert, tl.sum(tl.where(place == j, slope, 0.0), axis=1, keep_dims=True), 0.0)
-    if SOFTMAX and not RENORMALIZE:
-        h = noisy(tensors, strides, row, col, inside, E)
-        score = tl.exp(h - tl.max(h, axis=1, keep_dims=True))
-        dh -= score * (common / tl.sum(score, axis=1, keep_dims=True))
-    if dlogits_ptr is not None:
-        tl.store(dlogits_ptr + row * E + col, dh.to(dlogits_ptr.dtype.element_ty), mask=inside)
-    if dspread_ptr is not None:
-        noise = tl.load(tensors[1] + row * strides[1] + col, mask=inside, other=0.0).to(tl.float32)
-        spread = tl.load(tensors[2] + row * strides[2] + col, mask=inside, other=0.0).to(tl.float32)
-        dspread = dh * noise * tl.sigmoid(spread)
-        tl.store(dspread_ptr + row * E + col, dspread.to(dspread_ptr.dtype.element_ty), mask=inside)
-
-
 def _tile(experts: int, top_k: int) -> tuple[int, dict[str, int]]:
     """The rows of a program, and all launch options that follow from sizes."""
     cols = triton.next_power_of_2(experts)
@@ -157,25 +121,31 @@ class _MoeRouter(torch.autograd.Function):
         weights, experts, whole = _launch((logits, noise, spread), bias, top_k, options, keep=True)
         ctx.save_for_backward(logits, noise, spread, weights, experts, whole)
         ctx.mark_non_differentiable(experts)
+        ctx.set_materialize_grads(False)
         ctx.options = options
         return weights, experts
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dweights: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        logits, noise, spread, weights, experts, whole = ctx.saved_tensors
+    def backward(ctx: Any, dweights: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+        if dweights is None:
+            return (None,) * 6
+        *tensors, weights, experts, whole = ctx.saved_tensors
         softmax, renormalize, *_, scale = ctx.options
-        dlogits = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
-        dspread = None if not ctx.needs_input_grad[2] else torch.empty_like(dlogits)
-        if dlogits.numel():
-            rows, tile = _tile(logits.shape[1], weights.shape[1])
-            read, strides = _rows((logits, noise, spread))
-            with device_of(logits):
-                _backward[(triton.cdiv(len(logits), rows),)](
-                    dweights.contiguous(), weights, experts, whole, read, dlogits, dspread, strides, logits.shape,
-                    scale, SOFTMAX=softmax, RENORMALIZE=renormalize, **tile,
+        (tokens, count), needs = tensors[0].shape, ctx.needs_input_grad[:3]
+        gradients = tuple(
+            torch.empty(x.shape, dtype=x.dtype, device=x.device) if need else None
+            for x, need in zip(tensors, needs, strict=True)
+        )
+        if tokens:
+            rows, tile = _tile(count, weights.shape[1])
+            read, strides = _rows(tuple(tensors))
+            with device_of(weights):
+                backward[(triton.cdiv(tokens, rows),)](
+                    dweights.contiguous(), weights, experts, whole, read, gradients, strides, (tokens, count), scale,
+                    SOFTMAX=softmax, RENORMALIZE=renormalize, **tile,
                 )  # fmt: skip
-        return dlogits if ctx.needs_input_grad[0] else None, None, dspread, None, None, None
+        return *gradients, None, None, None
 
 
 def _check_tensors(logits: Tensor, noise: Tensor | None, spread: Tensor | None, bias: Tensor | None) -> None:
@@ -234,7 +204,7 @@ def moe_router(
     noise * softplus(spread) (spread None: logits + noise). scoring: softmax or sigmoid of them. bias: (E,), fp32 or
     shorter, added to scores for the choice alone. Only the best top_groups of `groups` equal stretches of experts are
     open. renormalize: the weights of a token sum to one; then all are multiplied by scale. Any strides. Experts are
-    ordered by score, equals by index. Differentiable in logits and spread. Computed in fp32.
+    ordered by score, equals by index. Differentiable in logits, noise and spread. Computed in fp32.
     Source: arXiv:1701.06538, arXiv:2101.03961, arXiv:2401.04088, arXiv:2412.19437.
 
     Raises:
@@ -242,7 +212,8 @@ def moe_router(
     """
     _check_tensors(logits, noise, spread, bias)
     options = _options(logits, top_k, scoring, bias is not None, groups, top_groups, renormalize, scale)
-    if torch.is_grad_enabled() and (logits.requires_grad or (spread is not None and spread.requires_grad)):
+    recorded = any(x is not None and x.requires_grad for x in (logits, noise, spread))
+    if torch.is_grad_enabled() and recorded:
         weights, experts = _MoeRouter.apply(logits, noise, spread, bias, top_k, options)
         return weights, experts
     return _launch((logits, noise, spread), bias, top_k, options, keep=False)[:2]

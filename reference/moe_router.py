@@ -23,7 +23,7 @@ def moe_router(
     """(weights, experts), each (tokens, top_k): the experts of highest score, and their scores.
 
     logits (tokens, E). h = logits + noise * softplus(spread), KeepTopK's H(x): Shazeer et al. 2017 (arXiv:1701.06538),
-    equations 3 to 5; noise is a sample and has no gradient. scores = softmax(h), Switch (arXiv:2101.03961), equation 1,
+    equations 3 to 5, whose noise is drawn beforehand. scores = softmax(h), Switch (arXiv:2101.03961), equation 1,
     or sigmoid(h), DeepSeek-V3 (arXiv:2412.19437), equations 12 to 16, whose bias takes part in the choice alone. Of
     `groups` of experts only the best `top_groups` are open, by their highest score or, with a bias, the sum of their
     two highest. Of equals the one with the smallest index is first; NaN is above all. Renormalised, the weights of a
@@ -32,7 +32,7 @@ def moe_router(
     h = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if noise is not None:
         width = 1.0 if spread is None else functional.softplus(spread.to(h.dtype))
-        h = h + noise.detach().to(h.dtype) * width
+        h = h + noise.to(h.dtype) * width
     scores = h.softmax(-1) if scoring == "softmax" else h.sigmoid()
     choice = (h if bias is None else scores + bias).detach()
     if groups > 1:
