@@ -19,7 +19,8 @@ from torch import Tensor
 
 from kernels._launch import FLOATS, device_of, expect, expect_device, expect_tensor
 
-MOST_COLS = 2048  # of a program: two 128-bit bf16 accesses for each thread of 4 warps, and for each choice
+# Of a program: two 128-bit bf16 accesses for each thread, and for each choice. Most models are whole stretches wide.
+STRETCH = {"BLOCK_COLS": 1024, "num_warps": 2}
 
 
 @triton.jit
@@ -31,35 +32,29 @@ def _stretch(cols, BLOCK_COLS: tl.constexpr):
 
 
 @triton.jit
-def _spread(x_ptr, slots_ptr, rows_ptr, x_stride, size, TOP_K: tl.constexpr, BLOCK_COLS: tl.constexpr):
-    rows, cols = size
+def _spread(x_ptr, slots_ptr, rows_ptr, x_stride, size, BLOCK_COLS: tl.constexpr):
+    rows, cols, top_k = size
     token, col = _stretch(cols, BLOCK_COLS)
     x = tl.load(x_ptr + token * x_stride + col, mask=col < cols, other=0.0)
-    for j in range(TOP_K):
-        slot = tl.load(slots_ptr + token * TOP_K + j).to(tl.int64)
+    for j in range(top_k):
+        slot = tl.load(slots_ptr + token * top_k + j).to(tl.int64)
         known = (slot >= 0) & (slot < rows)
         tl.store(rows_ptr + slot * cols + col, x, mask=(col < cols) & known)
 
 
 @triton.jit
-def _gather(rows_ptr, slots_ptr, weights_ptr, x_ptr, row_stride, size, TOP_K: tl.constexpr, BLOCK_COLS: tl.constexpr):
-    rows, cols = size
+def _gather(rows_ptr, slots_ptr, weights_ptr, x_ptr, row_stride, size, BLOCK_COLS: tl.constexpr):
+    rows, cols, top_k = size
     token, col = _stretch(cols, BLOCK_COLS)
     x = tl.zeros((BLOCK_COLS,), tl.float32)
-    for j in range(TOP_K):
-        slot = tl.load(slots_ptr + token * TOP_K + j).to(tl.int64)
+    for j in range(top_k):
+        slot = tl.load(slots_ptr + token * top_k + j).to(tl.int64)
         known = (slot >= 0) & (slot < rows)
         row = tl.load(rows_ptr + slot * row_stride + col, mask=(col < cols) & known, other=0.0).to(tl.float32)
         if weights_ptr is not None:
-            row *= tl.load(weights_ptr + token * TOP_K + j).to(tl.float32)
+            row *= tl.load(weights_ptr + token * top_k + j).to(tl.float32)
         x += row
     tl.store(x_ptr + token * cols + col, x.to(x_ptr.dtype.element_ty), mask=col < cols)
-
-
-def tile_of(cols: int, most: int = MOST_COLS) -> dict[str, int]:
-    """The launch options for rows of so many columns: 16 of them for each thread."""
-    block = min(most, max(32, triton.next_power_of_2(cols)))
-    return {"BLOCK_COLS": block, "num_warps": max(1, block // 512)}
 
 
 def side_by_side(x: Tensor) -> Tensor:
@@ -71,10 +66,10 @@ def spread(x: Tensor, slots: Tensor) -> Tensor:
     """(tokens * k, cols): every token at the slots of its choices (contiguous, a permutation of all rows)."""
     rows = torch.empty(slots.numel(), x.shape[1], dtype=x.dtype, device=x.device)
     if rows.numel():
-        x, tile = side_by_side(x), tile_of(x.shape[1])
+        x = side_by_side(x)
         with device_of(x):
-            _spread[(len(x) * triton.cdiv(x.shape[1], tile["BLOCK_COLS"]),)](
-                x, slots, rows, x.stride(0), rows.shape, TOP_K=slots.shape[1], **tile
+            _spread[(len(x) * triton.cdiv(x.shape[1], STRETCH["BLOCK_COLS"]),)](
+                x, slots, rows, x.stride(0), (*rows.shape, slots.shape[1]), **STRETCH
             )
     return rows
 
@@ -83,10 +78,10 @@ def gather(rows: Tensor, slots: Tensor, weights: Tensor | None) -> Tensor:
     """(tokens, cols): the sum of the rows at the slots of a token, contiguous as the weights are."""
     x = torch.empty(len(slots), rows.shape[1], dtype=rows.dtype, device=rows.device)
     if x.numel():
-        rows, tile = side_by_side(rows), tile_of(rows.shape[1])
+        rows = side_by_side(rows)
         with device_of(rows):
-            _gather[(len(x) * triton.cdiv(x.shape[1], tile["BLOCK_COLS"]),)](
-                rows, slots, weights, x, rows.stride(0), rows.shape, TOP_K=slots.shape[1], **tile
+            _gather[(len(x) * triton.cdiv(x.shape[1], STRETCH["BLOCK_COLS"]),)](
+                rows, slots, weights, x, rows.stride(0), (*rows.shape, slots.shape[1]), **STRETCH
             )
     return x
 

@@ -9,7 +9,7 @@ programs as there can be tiles, rows / BLOCK_M and one more for each expert. Eac
 over the experts' tiles whose it is, and owns BLOCK_M rows of one expert and BLOCK_N columns of y. Tiles run in groups
 of GROUP_M, column by column, so that what a group reads of x and of weights comes from memory about once and otherwise
 from L2. dx is the same kernel with the weights transposed, by strides. For dweight a program owns a tile of one
-expert's matrix and walks along its rows: no atomics, and the order of a sum is that of rows.
+expert's matrix and walks along its rows: no atomics, and the order of a sum is that of rows. dy is read for both.
 Source: Gale et al. 2022, MegaBlocks (arXiv:2211.15841), section 5; Fedus et al. 2021 (arXiv:2101.03961), section 2.
 """
 
@@ -37,7 +37,7 @@ def _config(m: int, n: int, k: int, warps: int, stages: int) -> triton.Config:
 # 64 KiB; the last is for experts of few rows. Addresses of other K take registers, and fp32 takes twice as many.
 TILES = {
     True: [_config(128, 128, BLOCK_K, 8, 3), _config(128, 256, BLOCK_K, 8, 3), _config(64, 128, BLOCK_K, 4, 4)],
-    False: [_config(64, 64, 32, 4, 2)],
+    False: [_config(64, 32, 32, 4, 2)],
 }
 
 

@@ -22,32 +22,33 @@ from torch.autograd.function import once_differentiable
 from kernels import _moe_rows
 from kernels._launch import FLOATS, device_of, expect, expect_device, expect_tensor
 
-MOST_COLS = 4096  # that a program of the backward holds of a token: 16 for each thread of 8 warps
+BLOCK_COLS = 2048  # that a program of the backward holds of a token: 16 for each thread of 4 warps
+FEWEST_SUMS = 8  # choices up to which one compiled kernel serves all models
 
 
 @triton.jit
 def _backward(
     dy_ptr, rows_ptr, slots_ptr, weights_ptr, drows_ptr, dweights_ptr, strides, size,
-    TOP_K: tl.constexpr, WIDTH: tl.constexpr, BLOCK_COLS: tl.constexpr,
+    WIDTH: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    rows, cols = size
+    rows, cols, top_k = size
     token, place = tl.program_id(0).to(tl.int64), tl.arange(0, WIDTH)
     dweights = tl.zeros((WIDTH,), tl.float32)
     for start in range(0, cols, BLOCK_COLS):
         col = start + tl.arange(0, BLOCK_COLS)
         dy = tl.load(dy_ptr + token * strides[0] + col, mask=col < cols, other=0.0).to(tl.float32)
-        for j in range(TOP_K):
-            slot = tl.load(slots_ptr + token * TOP_K + j).to(tl.int64)
+        for j in range(top_k):
+            slot = tl.load(slots_ptr + token * top_k + j).to(tl.int64)
             inside = (col < cols) & (slot >= 0) & (slot < rows)
             if dweights_ptr is not None:
                 row = tl.load(rows_ptr + slot * strides[1] + col, mask=inside, other=0.0).to(tl.float32)
                 dweights += tl.where(place == j, tl.sum(dy * row, 0), 0.0)
             if drows_ptr is not None:
-                drow = dy * tl.load(weights_ptr + token * TOP_K + j).to(tl.float32)
+                drow = dy * tl.load(weights_ptr + token * top_k + j).to(tl.float32)
                 tl.store(drows_ptr + slot * cols + col, drow.to(drows_ptr.dtype.element_ty), mask=inside)
     if dweights_ptr is not None:
-        at = token * TOP_K + place
-        tl.store(dweights_ptr + at, dweights.to(dweights_ptr.dtype.element_ty), mask=place < TOP_K)
+        at = token * top_k + place
+        tl.store(dweights_ptr + at, dweights.to(dweights_ptr.dtype.element_ty), mask=place < top_k)
 
 
 class _MoeCombine(torch.autograd.Function):
@@ -65,11 +66,10 @@ class _MoeCombine(torch.autograd.Function):
         tokens, top_k = slots.shape
         if tokens:
             dy, rows = _moe_rows.side_by_side(dy), _moe_rows.side_by_side(rows)
-            tile = _moe_rows.tile_of(rows.shape[1], MOST_COLS)
             with device_of(rows):
                 _backward[(tokens,)](
-                    dy, rows, slots, weights, drows, dweights, (dy.stride(0), rows.stride(0)), rows.shape,
-                    TOP_K=top_k, WIDTH=triton.next_power_of_2(top_k), **tile,
+                    dy, rows, slots, weights, drows, dweights, (dy.stride(0), rows.stride(0)), (*rows.shape, top_k),
+                    WIDTH=max(FEWEST_SUMS, triton.next_power_of_2(top_k)), BLOCK_COLS=BLOCK_COLS, num_warps=4,
                 )  # fmt: skip
         return drows, None, dweights
 
