@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from bench.core.operator import (
     needs_cuda,
     peer,
 )
+from bench.core.proof import Yardstick, detached, yardsticks
 from bench.models import SEQ_LENS, Model, models
 
 SAMPLED_EXPERTS = 4
@@ -98,22 +99,34 @@ class GroupedMatmul(Operator):
         return {"fwd": 2, "bwd": 4}[mode] * (rows - unrouted) * n * k
 
     def samples(self, inputs: Inputs, seed: int = 0) -> list[Sample]:
-        """Some rows of some experts, the first and the last with rows among them, and the matrix of each alone."""
-        bounds = [0, *inputs["ends"].tolist()]
-        if bounds[-1] <= SAMPLED_ROWS:
+        """The first, the last and random rows, and a few experts, whether or not these rows are theirs."""
+        rows, experts = len(inputs["x"]), len(inputs["weight"])
+        if rows <= SAMPLED_ROWS:
             return []
-        generator, samples = torch.Generator().manual_seed(seed), []
-        busy = [expert for expert, start in enumerate(bounds[:-1]) if start < bounds[expert + 1]]
-        picked = torch.randint(len(busy), (SAMPLED_EXPERTS - 2,), generator=generator).tolist()
-        for expert in sorted({busy[place] for place in (0, *picked, -1)}):
-            start, stop = bounds[expert : expert + 2]
-            chosen = torch.randperm(stop - start, generator=generator)[: SAMPLED_ROWS // SAMPLED_EXPERTS]
-            # The first and the last row of the expert, where tiles that mix experts would show.
-            rows = torch.cat([chosen + start, torch.tensor([start, stop - 1])]).unique().to(inputs["x"].device)
-            # Its end lies behind as many rows as it has alone, so that all of these are its own.
-            one = slice(expert, expert + 1)
-            samples.append(Sample({"x": rows, "weight": one, "ends": one}, rows))
-        return samples
+        quarter, generator = SAMPLED_ROWS // 4, torch.Generator().manual_seed(seed)
+        scattered = torch.randint(rows, (SAMPLED_ROWS // 2,), generator=generator)
+        at = torch.cat([torch.arange(quarter), scattered, torch.arange(rows - quarter, rows)]).unique()
+        picked = torch.randint(experts, (SAMPLED_EXPERTS,), generator=generator).unique()
+        device = inputs["x"].device
+        return [Sample({"x": at.to(device), "weight": picked.to(device)}, at.to(device))]
+
+    def yardsticks(self, inputs: Inputs, mode: str, samples: Sequence[Sample] = ()) -> list[Yardstick]:
+        """Of a sample: its rows, each times the matrix of its expert, a constant unless the expert was picked."""
+        if not samples:
+            return super().yardsticks(inputs, mode)
+        inputs, (sample,) = detached(inputs), samples
+        chosen = torch.searchsorted(inputs["ends"].to(torch.int64), sample.views["x"], right=True)
+        place = {expert: i for i, expert in enumerate(sample.views["weight"].tolist())}
+        experts = [expert for expert in chosen.unique().tolist() if expert < len(inputs["ends"])]
+
+        def sampled(x: Tensor, weight: Tensor, **_: Any) -> Tensor:
+            y = x.new_zeros(len(x), weight.shape[1])
+            for expert in experts:
+                matrix = weight[place[expert]] if expert in place else inputs["weight"][expert].to(weight.dtype)
+                y = y.index_put((chosen == expert,), x[chosen == expert] @ matrix.T)
+            return y
+
+        return yardsticks(sampled, inputs, mode, samples)
 
     @kernel
     def triton(self, x: Tensor, weight: Tensor, ends: Tensor) -> Callable[[], Tensor]:

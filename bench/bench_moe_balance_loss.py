@@ -26,10 +26,11 @@ class MoeBalanceLoss(Operator):
         + grid(tokens=[37], experts=[40], top_k=[3], dtype=[fp32, fp16, bf16])
         + grid(tokens=[2], experts=[2049], top_k=[2], dtype=[fp32])
     )
+    # In the dtype of the model, as transformers hands logits to this loss.
     sweep = grid(
         model=models("switch-base-8", "v-moe-s32", "qwen3-30b-a3b", "mixtral-8x7b", "deepseek-v3"),
         seq_len=SEQ_LENS,
-        dtype=[fp32],
+        dtype=[bf16],
     )
     hostile = {"tokens": 5, "experts": 12, "top_k": 2, "dtype": fp32}
     vast = {"tokens": 2**24 + 1, "experts": 128, "top_k": 8, "dtype": bf16}

@@ -105,7 +105,7 @@ class MoeRouter(Operator):
 
     def traffic(self, mode: str, tokens: int, experts: int, top_k: int, dtype: Dtype, **options: Any) -> int:
         """fwd: all inputs; weights, experts. bwd: dweights, weights, experts; gradients and what these take."""
-        noisy, widened, biased = (options.get(name, False) for name in ("noisy", "widened", "biased"))
+        noisy, widened, biased = (bool(options.get(name)) for name in ("noisy", "widened", "biased"))
         inputs = 1 + noisy + widened
         if mode == "fwd":
             return tokens * (inputs * experts * dtype.itemsize + 8 * top_k) + 4 * biased * experts

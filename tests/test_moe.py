@@ -12,8 +12,9 @@ DEVICE = device.choose()
 
 import kernels.moe_dispatch
 import reference.moe_dispatch
-from bench import bench_moe_router
+from bench import bench_grouped_matmul, bench_moe_router
 from bench.core.case import Make, fp32
+from bench.core.trial import Trial
 from kernels.grouped_matmul import grouped_matmul
 from kernels.moe_combine import moe_combine
 from kernels.moe_dispatch import moe_dispatch
@@ -44,9 +45,9 @@ def _loop(x: Tensor, logits: Tensor, weight: Tensor, capacity: int = TOKENS) -> 
 def test_a_layer_is_the_loop_over_its_experts(capacity: int | None) -> None:
     make = Make(DEVICE)
     shapes = (TOKENS, COLS), (TOKENS, EXPERTS), (EXPERTS, COLS, COLS)
-    inputs = [make.normal(*shape, dtype=fp32).requires_grad_() for shape in shapes]
-    y = _layer(*inputs, capacity)
-    expected = _loop(*inputs, TOKENS if capacity is None else capacity)
+    x, logits, weight = inputs = [make.normal(*shape, dtype=fp32).requires_grad_() for shape in shapes]
+    y = _layer(x, logits, weight, capacity)
+    expected = _loop(x, logits, weight, TOKENS if capacity is None else capacity)
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
     seed = make.normal(TOKENS, COLS, dtype=fp32)
     for got, wanted in zip(
@@ -111,3 +112,15 @@ def test_logits_and_bias_of_the_bench_stand_further_apart_than_fp32_rounds() -> 
     pairs = choice.unflatten(-1, (8, 32)).topk(2, -1).values.sum(-1)
     for scores in (choice, pairs):
         assert (scores.sort(-1).values.diff(dim=-1) > 8 * torch.finfo(fp32).eps).all()
+
+
+@pytest.mark.parametrize("mode", ["fwd", "bwd"])
+def test_a_sample_of_rows_proves_a_product_whatever_experts_they_ask_for(mode: str) -> None:
+    operator = bench_grouped_matmul.GroupedMatmul()
+    sizes = {"rows": 300, "n": 20, "k": 12, "experts": 5, "dtype": fp32}
+    samples = operator.samples(operator.inputs(Make(DEVICE), **sizes), seed=3)
+    trial = Trial(operator.provider("triton"), operator.inputs(Make(DEVICE, seed=9), **sizes), mode)
+    trial.prove(operator.yardsticks(trial.inputs, mode, samples))
+    wrong = trial.inputs | {"ends": trial.inputs["ends"] - 1}
+    with pytest.raises(AssertionError, match="output 0"):
+        trial.prove(operator.yardsticks(wrong, mode, samples))
