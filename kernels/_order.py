@@ -1,6 +1,7 @@
 """Numbers compared as integers: a number and its place in one key of 64 bits, so that one maximum finds both.
 
-Equals are ordered by their place, the smallest first; zeros are equal, and NaN is above all.
+Equals are ordered by their place, the smallest first; zeros are equal, and NaN is above all. Which key was found is
+told by comparing keys, not places: for gfx942 LLVM crashes over the latter (as of Triton 3.7).
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ def keys_of(x, place, inside):
 
 @triton.jit
 def best(keys):
-    """The value and the place of the largest key of every row."""
+    """The largest key of every row, its value and its place."""
     key = tl.max(keys, axis=1, keep_dims=True)
     bits = (key >> 32).to(tl.int32)
     value = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(tl.float32, bitcast=True)
-    return value, 0x7FFFFFFF - (key & 0x7FFFFFFF).to(tl.int32)
+    return key, value, 0x7FFFFFFF - (key & 0x7FFFFFFF).to(tl.int32)
 
 
 @triton.jit
@@ -42,15 +43,15 @@ def in_best_groups(choice, col, E, GROUPS: tl.constexpr, TOP_GROUPS: tl.constexp
     scores = tl.zeros((choice.shape[0], WIDTH), tl.float32)
     for g in range(GROUPS):
         keys = keys_of(choice, col, (group == g) & (col < E))
-        value, first = best(keys)
+        key, value, _ = best(keys)
         if PAIRS:
-            second, _ = best(tl.where(col == first, TAKEN, keys))
+            _, second, _ = best(tl.where(keys == key, TAKEN, keys))
             value += second
         scores = tl.where(place == g, value, scores)
     keys = keys_of(scores, place, place < GROUPS)
     found = tl.zeros(choice.shape, tl.int32)
     for _ in range(TOP_GROUPS):
-        _, chosen = best(keys)
+        key, _, chosen = best(keys)
         found += (group == chosen).to(tl.int32)
-        keys = tl.where(place == chosen, TAKEN, keys)
+        keys = tl.where(keys == key, TAKEN, keys)
     return found > 0

@@ -26,6 +26,7 @@ from kernels._moe_rows import expect_choices, side_by_side
 TILE = 2048  # logits of a program at a time: 16 of each thread of 4 warps
 MOST_ROWS = 64
 MOST_EXPERTS = 4096
+FEWEST_LANES = 256  # experts up to which one compiled kernel sums for all models
 
 
 @triton.jit
@@ -110,7 +111,7 @@ def _launch(logits: Tensor, experts: Tensor) -> tuple[Tensor, Tensor]:
         _sums[(programs,)](
             logits, experts, sums, counts, logits.stride(0), logits.shape, TOP_K=experts.shape[1], **tile
         )
-        _finish[(1,)](sums, counts, loss, f, logits.shape, programs, **tile)
+        _finish[(1,)](sums, counts, loss, f, logits.shape, programs, **_tile(max(FEWEST_LANES, count)))
     return loss, f
 
 

@@ -63,10 +63,15 @@ def _forward(
     experts = tl.zeros((BLOCK_ROWS, WIDTH), tl.int32)
     weights = tl.zeros((BLOCK_ROWS, WIDTH), tl.float32)
     for j in range(TOP_K):
-        _, expert = best(keys)
-        weight = tl.sum(tl.where(col == expert, score, 0.0), axis=1, keep_dims=True)
+        key, value, expert = best(keys)
+        if bias_ptr is not None or GROUPS > 1:
+            weight = tl.sum(tl.where(keys == key, score, 0.0), axis=1, keep_dims=True)
+        elif SOFTMAX:
+            weight = tl.exp(value - top) / total
+        else:
+            weight = tl.sigmoid(value)
         experts, weights = tl.where(place == j, expert, experts), tl.where(place == j, weight, weights)
-        keys = tl.where(col == expert, TAKEN, keys)
+        keys = tl.where(keys == key, TAKEN, keys)
     if RENORMALIZE:
         chosen = tl.sum(weights, axis=1, keep_dims=True)
         weights /= chosen
