@@ -33,7 +33,6 @@ class MoeBalanceLoss(Operator):
         dtype=[bf16],
     )
     hostile = {"tokens": 5, "experts": 12, "top_k": 2, "dtype": fp32}
-    vast = {"tokens": 2**24 + 1, "experts": 128, "top_k": 8, "dtype": bf16}
     grad = True
 
     def sizes(self, model: Model, seq_len: int, dtype: Dtype) -> dict[str, Any]:

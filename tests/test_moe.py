@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -117,7 +119,7 @@ def test_logits_and_bias_of_the_bench_stand_further_apart_than_fp32_rounds() -> 
 @pytest.mark.parametrize("mode", ["fwd", "bwd"])
 def test_a_sample_of_rows_proves_a_product_whatever_experts_they_ask_for(mode: str) -> None:
     operator = bench_grouped_matmul.GroupedMatmul()
-    sizes = {"rows": 300, "n": 20, "k": 12, "experts": 5, "dtype": fp32}
+    sizes: dict[str, Any] = {"rows": 300, "n": 20, "k": 12, "experts": 5, "dtype": fp32}
     samples = operator.samples(operator.inputs(Make(DEVICE), **sizes), seed=3)
     trial = Trial(operator.provider("triton"), operator.inputs(Make(DEVICE, seed=9), **sizes), mode)
     trial.prove(operator.yardsticks(trial.inputs, mode, samples))
