@@ -26,9 +26,10 @@ from bench.core.operator import (
 )
 from bench.models import Model, models
 
-Updated = tuple[Tensor, Tensor, Tensor]
+Updated = tuple[Tensor, ...]
 Group = tuple[list[int], float]
 DECAY = 0.1
+ROLES, WRITTEN = ("params", "grads", "exp_avgs", "exp_avg_sqs"), (0, 2, 3)
 
 
 def parameters_of(model: Model, layers: int) -> tuple[tuple[int, bool], ...]:
@@ -83,7 +84,7 @@ class AdamW(Operator):
     )
     hostile = {"sizes": (33, 7), "dtype": fp32}
     vast = {"sizes": (2**31 + 2**10,), "dtype": bf16}
-    rows_of = ("params", "grads", "exp_avgs", "exp_avg_sqs")
+    rows_of = ROLES
 
     def sizes(self, model: Model, layers: int, dtype: Dtype, seed: int | None = None) -> dict[str, Any]:
         found = parameters_of(model, layers)
@@ -128,7 +129,7 @@ class AdamW(Operator):
     @peer()
     def eager(self, **inputs: Any) -> Callable[[], Updated]:
         """torch's fused kernel (`AdamW(fused=True)`), a call for each weight decay."""
-        if len({inputs[name].dtype for name in self.rows_of}) > 1:
+        if len({inputs[name].dtype for name in ROLES}) > 1:
             raise Unsupported("keeps its state in the dtype of the parameters")
         steps = [torch.full((), float(inputs["step"]), device=inputs["params"].device) for _ in inputs["sizes"] or (0,)]
 
@@ -138,23 +139,25 @@ class AdamW(Operator):
                 lr=1e-3, beta1=0.9, beta2=0.999, weight_decay=decay, eps=1e-8, amsgrad=False, maximize=False,
             )  # fmt: skip
 
-        return _on_copies(fused, **inputs)
+        return on_copies(fused, [inputs[role] for role in ROLES], WRITTEN, inputs)
 
     @peer()
     def foreach(self, **inputs: Any) -> Callable[[], Updated]:
         """torch's multi-tensor operations (`AdamW(foreach=True)`), a dozen launches for each weight decay."""
-        if len({inputs[name].dtype for name in self.rows_of}) > 1:
+        if len({inputs[name].dtype for name in ROLES}) > 1:
             raise Unsupported("keeps its state in the dtype of the parameters")
-        device, before = inputs["params"].device, float(inputs["step"] - 1)
+        from torch.optim.adamw import adamw
+
+        before = float(inputs["step"] - 1)
 
         def many(parts: list[list[Tensor]], decay: float) -> None:
             steps = [torch.full((), before) for _ in parts[0]]
-            torch.optim.adamw.adamw(
-                *parts, [], steps, foreach=device.type == "cuda",
+            adamw(
+                *parts, [], steps, foreach=True,
                 amsgrad=False, beta1=0.9, beta2=0.999, lr=1e-3, weight_decay=decay, eps=1e-8, maximize=False,
             )  # fmt: skip
 
-        return _on_copies(many, **inputs)
+        return on_copies(many, [inputs[role] for role in ROLES], WRITTEN, inputs)
 
     @peer(install="pip install torchao")
     def torchao(self, **inputs: Any) -> Callable[[], Updated]:
@@ -169,7 +172,7 @@ class AdamW(Operator):
             for param, grad, exp_avg, exp_avg_sq in zip(*parts, strict=True):
                 compiled(param, grad, step, exp_avg, exp_avg_sq, None, lr, 0.9, 0.999, decay, 1e-8, True, stochastic)
 
-        return _on_copies(each, **inputs)
+        return on_copies(each, [inputs[role] for role in ROLES], WRITTEN, inputs)
 
     @peer(install="pip install bitsandbytes")
     def bitsandbytes(self, **inputs: Any) -> Callable[[], Updated]:
@@ -187,21 +190,22 @@ class AdamW(Operator):
                     "adam", grad, param, exp_avg, 0.9, 1e-8, inputs["step"], 1e-3, exp_avg_sq, 0.999, weight_decay=decay
                 )  # fmt: skip
 
-        return _on_copies(each, **inputs)
+        return on_copies(each, [inputs[role] for role in ROLES], WRITTEN, inputs)
 
 
-def _on_copies(
-    run: Callable[[list[list[Tensor]], float], None], params: Tensor, grads: Tensor, exp_avgs: Tensor,
-    exp_avg_sqs: Tensor, weight_decay: float | tuple[float, ...], sizes: tuple[int, ...], **_: Any,
-) -> Callable[[], Updated]:  # fmt: skip
-    """A call that has `run` write over copies, a group of parameters of one weight decay at a time."""
-    of = groups(weight_decay, len(sizes) or 1)
+def on_copies(
+    run: Callable[[list[list[Tensor]], float], None], roles: list[Tensor], written: tuple[int, ...], inputs: Inputs
+) -> Callable[[], tuple[Tensor, ...]]:
+    """A call that has `run` write over copies of some roles, a group of parameters of one weight decay at a time."""
+    sizes = inputs["sizes"]
+    of = groups(inputs["weight_decay"], len(sizes) or 1)
 
-    def call() -> Updated:
-        updated = params.clone(), exp_avgs.clone(), exp_avg_sqs.clone()
-        parts = [split(flat, sizes) for flat in (updated[0], grads, *updated[1:])]
+    def call() -> tuple[Tensor, ...]:
+        # Behind `.data` a library may say that it has changed what it could have changed.
+        flat = [role.clone() if at in written else role.data for at, role in enumerate(roles)]
+        parts = [split(role, sizes) for role in flat]
         for indices, decay in of:
             run([[part[i] for i in indices] for part in parts], decay)
-        return updated
+        return tuple(flat[at] for at in written)
 
     return call

@@ -176,6 +176,14 @@ def number(name: str, value: object, low: float = 0.0, high: float = math.inf) -
     return float(value)
 
 
+def expect_step(step: object) -> int:
+    """The number of a step, from 1 on, or what every launcher raises."""
+    if type(step) is not int:
+        raise TypeError(f"step: expected an integer, got {type(step).__name__}")
+    expect(step >= 1, "step", "an integer from 1 on", step)
+    return step
+
+
 def decays_of(weight_decay: object, count: int) -> tuple[float, ...]:
     """The weight decay of each of `count` parameters: one for all, or a tuple."""
     if not isinstance(weight_decay, tuple):

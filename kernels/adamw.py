@@ -23,11 +23,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels._launch import expect
 from kernels._tensors import (
     decays_of,
     expect_flat,
     expect_lists,
+    expect_step,
     flat_places,
     is_whole,
     key_of,
@@ -72,15 +72,13 @@ def _adamw(
 
 def _hyper(step: object, lr: object, betas: object, eps: object) -> tuple[float, ...]:
     """What the kernel multiplies with, each worked out in fp64 and rounded once."""
-    if type(step) is not int:
-        raise TypeError(f"step: expected an integer, got {type(step).__name__}")
-    expect(step >= 1, "step", "an integer from 1 on", step)
     if not isinstance(betas, tuple) or len(betas) != 2:
         raise TypeError(f"betas: expected a tuple of two numbers, got {betas!r}")
     rate, first, second = number("lr", lr), number("betas", betas[0], high=1.0), number("betas", betas[1], high=1.0)
-    correction = 1 / math.sqrt(1 - second**step)
+    count = expect_step(step)
+    correction = 1 / math.sqrt(1 - second**count)
     return (
-        rate, first, 1 - first, second, 1 - second, rate / (1 - first**step), correction, number("eps", eps),
+        rate, first, 1 - first, second, 1 - second, rate / (1 - first**count), correction, number("eps", eps),
     )  # fmt: skip
 
 
