@@ -146,7 +146,7 @@ def expect_flat(names: Sequence[str], tensors: Sequence[Tensor], sizes: object) 
     return found
 
 
-def expect_lists(names: Sequence[str], lists: Sequence[Sequence[Tensor]]) -> None:
+def expect_lists(names: Sequence[str], lists: Sequence[Any]) -> None:
     """Raise unless each list holds a tensor for each parameter, as it is (by role) and where it can be written over."""
     for name, tensors in zip(names, lists, strict=True):
         if isinstance(tensors, Tensor) or not isinstance(tensors, Sequence):

@@ -101,7 +101,7 @@ def adamw(
     sizes = expect_flat(ROLES, given, sizes)
     hyper, decays, key = _hyper(step, lr, betas, eps), decays_of(weight_decay, len(sizes)), key_of(seed)
     roles = [tensor.contiguous() for tensor in given]
-    outputs = tuple(torch.empty_like(roles[role]) for role in (0, 2, 3))
+    outputs = torch.empty_like(roles[0]), torch.empty_like(roles[2]), torch.empty_like(roles[3])
     update(_adamw, roles, outputs, sizes, flat_places(sizes, 4), decays, hyper, key)
     return outputs
 
