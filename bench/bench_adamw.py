@@ -119,8 +119,8 @@ class AdamW(Operator):
         return sum(sizes) * (2 * dtype.itemsize + 4 * state.itemsize + (grad or dtype).itemsize)
 
     def flops(self, mode: str, sizes: tuple[int, ...], **_: Any) -> int:
-        """Three for the first moment, four for the second, seven for the parameter."""
-        return 14 * sum(sizes)
+        """Three for the first moment, four for the second, six for the parameter beside a root."""
+        return 13 * sum(sizes)
 
     @kernel
     def triton(self, **inputs: Any) -> Callable[[], Updated]:
