@@ -134,8 +134,9 @@ class AdamW(Operator):
         steps = [torch.full((), float(inputs["step"]), device=inputs["params"].device) for _ in inputs["sizes"] or (0,)]
 
         def fused(parts: list[list[Tensor]], decay: float) -> None:
+            params, grads, exp_avgs, exp_avg_sqs = parts
             torch._fused_adamw_(
-                *parts, [], steps[: len(parts[0])],
+                params, grads, exp_avgs, exp_avg_sqs, [], steps[: len(params)],
                 lr=1e-3, beta1=0.9, beta2=0.999, weight_decay=decay, eps=1e-8, amsgrad=False, maximize=False,
             )  # fmt: skip
 
@@ -151,9 +152,10 @@ class AdamW(Operator):
         before = float(inputs["step"] - 1)
 
         def many(parts: list[list[Tensor]], decay: float) -> None:
-            steps = [torch.full((), before) for _ in parts[0]]
+            params, grads, exp_avgs, exp_avg_sqs = parts
+            steps = [torch.full((), before) for _ in params]
             adamw(
-                *parts, [], steps, foreach=True,
+                params, grads, exp_avgs, exp_avg_sqs, [], steps, foreach=True,
                 amsgrad=False, beta1=0.9, beta2=0.999, lr=1e-3, weight_decay=decay, eps=1e-8, maximize=False,
             )  # fmt: skip
 
@@ -165,7 +167,7 @@ class AdamW(Operator):
         needs_cuda(inputs["params"])
         from torchao.optim.adam import single_param_adam
 
-        compiled = torch.compile(single_param_adam, fullgraph=True, dynamic=False)
+        compiled: Any = torch.compile(single_param_adam, fullgraph=True, dynamic=False)
         step, lr, stochastic = torch.tensor(float(inputs["step"])), torch.tensor(1e-3), inputs["seed"] is not None
 
         def each(parts: list[list[Tensor]], decay: float) -> None:

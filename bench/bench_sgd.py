@@ -112,7 +112,7 @@ class Sgd(Operator):
         def many(parts: list[list[Tensor]], decay: float) -> None:
             params, grads, buffers = parts
             # Nesterov's momentum is added to the gradients in place where no weight decay has made new ones.
-            grads = grads if decay else torch._foreach_mul(grads, 1)
+            grads = grads if decay else list(torch._foreach_mul(grads, 1))
             momenta: list[Tensor | None] = [None] * len(params) if first else [*buffers]
             sgd(params, grads, momenta, foreach=True, weight_decay=decay, **settings)
             if first:
