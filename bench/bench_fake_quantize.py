@@ -22,8 +22,9 @@ STEP = 2.0**-6  # of Gaussian values, whose tails beyond two are then clipped
 class FakeQuantize(Operator):
     """Fake quantisation is bound by memory: one read and one write per element, and the gradient's in the backward.
 
-    Scales of the sweep are powers of two: by those a division is a multiplication with the reciprocal, which libraries
-    do, and their integers are those of the definition. Scales of the checks are not.
+    Scales of the sweep are powers of two, and its zero points even: a division is then a multiplication with the
+    reciprocal, a tie goes the same way before a zero point is added as after, and the integers of libraries, which do
+    the one or the other, are those of the definition. Scales and zero points of the checks are any.
     """
 
     entry = staticmethod(kernels.fake_quantize.fake_quantize)
@@ -57,10 +58,11 @@ class FakeQuantize(Operator):
     ) -> Inputs:  # fmt: skip
         scales = () if axis is None else (shape[axis],)
         steps = make.uniform(0.5, 2, *scales, dtype=fp32)
+        zero = make.integers(max(-3, limits[0]), 4, *scales, dtype=torch.int32)
         return {
             "x": make.normal(*shape, dtype=dtype),
             "scale": STEP * (torch.exp2(torch.floor(torch.log2(steps))) if exact else steps) * 256 / _levels(limits),
-            "zero_point": make.integers(max(-3, limits[0]), 4, *scales, dtype=torch.int32),
+            "zero_point": zero // 2 * 2 if exact else zero,
             "axis": axis,
             "quant_min": limits[0],
             "quant_max": limits[1],
@@ -102,8 +104,8 @@ class FakeQuantize(Operator):
         return tensors * math.prod(shape) * dtype.itemsize + numbers * 4 * (1 if axis is None else shape[axis])
 
     def flops(self, mode: str, shape: tuple[int, ...], **_: Any) -> int:
-        """Quotient, rounding, zero point and limits; what undoes them, or what the two gradients take."""
-        return (7 if mode == "fwd" else 10) * math.prod(shape)
+        """Quotient, rounding and zero point, and back; or those, the difference that rounding made, and its sum."""
+        return (5 if mode == "fwd" else 7) * math.prod(shape)
 
     @kernel
     def triton(self, **inputs: Any) -> Callable[[], Tensor]:

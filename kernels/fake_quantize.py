@@ -34,20 +34,25 @@ LARGEST = 1 << 16  # limits and zero points: their levels are exact in fp32, and
 
 @triton.jit
 def _scales(scale_ptr, zero_ptr, row, col, size, PER_COLUMN: tl.constexpr):
-    """The scale and zero of each row or column of a tile."""
-    channel = col if PER_COLUMN else row % size[2]
-    inside = channel < size[2]
-    scale = tl.load(scale_ptr + channel, mask=inside, other=1.0)
-    zero = tl.zeros(scale.shape, tl.float32)
+    """The scale and zero of each column or row of a tile, or of its only row."""
+    if PER_COLUMN:
+        channel = col
+    elif row.shape[0] > 1:
+        channel = row % size[2]
+    else:
+        # One number: a block of one entry would be loaded by every thread for every entry of x that it holds.
+        channel = tl.sum(tl.sum(row % size[2], 0), 0)
+    scale = tl.load(scale_ptr + channel, mask=channel < size[2], other=1.0)
+    zero = tl.full((), 0.0, tl.float32)
     if zero_ptr is not None:
-        zero = tl.load(zero_ptr + channel, mask=inside, other=0).to(tl.float32)
+        zero = tl.load(zero_ptr + channel, mask=channel < size[2], other=0).to(tl.float32)
     return scale, zero
 
 
 @triton.jit
 def _levels(x, scale, zero):
     """x / scale, and the level before clipping."""
-    ratio = tl.div_rn(x, tl.broadcast_to(scale, x.shape))
+    ratio = tl.div_rn(x, tl.zeros(x.shape, tl.float32) + scale)
     # Comparisons, since minima of floats drop NaN. Beyond LARGEST all is clipped, wherever exactly it lies.
     near = tl.where(ratio > 1e6, 1e6, tl.where(ratio < -1e6, -1e6, ratio))
     # At 1.5 * 2^23 one ulp is 1: the sum is rounded to even.
@@ -124,9 +129,9 @@ def _launch_forward(x: Tensor, scale: Tensor, zero: Tensor | None, axis: int | N
     return y
 
 
-def _launch_backward(dy: Tensor, saved: Any, axis: int | None, limits: Any, needs: tuple[bool, bool]) -> Any:
+def _launch_backward(dy: Tensor, saved: Any, how: Any, needs: tuple[bool, bool]) -> tuple[Tensor | None, ...]:
     """The gradients of x and of scale; None for what is not needed."""
-    x, scale, zero = saved
+    (x, scale, zero), (axis, limits) = saved, how
     size, tile = _plan(x, axis)
     down, across = _blocks(size, tile)
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device) if needs[0] else None
@@ -153,7 +158,8 @@ class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        return (*_launch_backward(dy, ctx.saved_tensors, *ctx.how, ctx.needs_input_grad[:2]), None, None, None)
+        dx, dscale = _launch_backward(dy, ctx.saved_tensors, ctx.how, ctx.needs_input_grad[:2])
+        return dx, dscale, None, None, None
 
 
 def _channels(x: Tensor, axis: object) -> tuple[int | None, tuple[int, ...]]:
