@@ -60,13 +60,12 @@ def _quantize(x_ptr, x_strides, q_ptr, scale_ptr, cols, k, WIDE: tl.constexpr, B
     row_at = row * x_strides[0]
     x, bits, col = _magnitudes(x_ptr, row_at, x_strides[1], 0, cols, BLOCK_COLS)
     prefix = tl.full((), 0, tl.int32)
-    for digit in tl.static_range(WIDTH // DIGIT):
-        SHIFT: tl.constexpr = WIDTH - DIGIT - digit * DIGIT
-        counts = _histogram(bits, col < cols, prefix, SHIFT, WIDTH)
+    for shift in tl.static_range(WIDTH - DIGIT, -1, -DIGIT):
+        counts = _histogram(bits, col < cols, prefix, shift, WIDTH)
         if WIDE:
             for start in range(BLOCK_COLS, cols, BLOCK_COLS):
                 _, more, at = _magnitudes(x_ptr, row_at, x_strides[1], start, cols, BLOCK_COLS)
-                counts += _histogram(more, at < cols, prefix, SHIFT, WIDTH)
+                counts += _histogram(more, at < cols, prefix, shift, WIDTH)
         below = tl.cumsum(counts, 0) < k
         k -= tl.sum(tl.where(below, counts, 0), 0)
         prefix = (prefix << DIGIT) + tl.sum(below.to(tl.int32), 0)
