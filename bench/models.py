@@ -34,6 +34,7 @@ class Model:
     moe_intermediate_size: int = 0
     rotary_dim: int = 0  # of head_dim, where position embeddings turn a part of it only
     mrope_section: tuple[int, ...] = ()  # pairs of a head turned by time, by height and by width
+    window: int = 0  # of window x window tokens, where attention keeps to such; max_seq_len is then those of a picture
 
     def __str__(self) -> str:
         return self.name
@@ -45,6 +46,27 @@ def _huggingface(repository: str) -> str:
 
 def _vision(name: str) -> str:
     return f"arXiv:2010.11929; {name} of google-research/vision_transformer vit_jax/configs/models.py, 224 x 224 pixels"
+
+
+def _swin(name: str, stage: int, embed_dim: int, depth: int, heads: int, window: int = 7, pixels: int = 224) -> Model:
+    """One stage of a Swin Transformer: it halves the side of the picture and doubles the width of the one before."""
+    width, side = embed_dim * 2 ** (stage - 1), pixels // 4 // 2 ** (stage - 1)
+    file = f"{name.replace('-', '_')}_patch4_window{window}_{pixels}{'' if pixels == 224 else '_finetune'}.yaml"
+    return Model(
+        name=f"{name}-{pixels}-stage{stage}",
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_heads=heads,
+        num_kv_heads=heads,
+        head_dim=32,
+        v_head_dim=32,
+        num_layers=depth,
+        vocab_size=None,
+        max_seq_len=side * side,
+        causal=False,
+        window=window,
+        source=f"arXiv:2103.14030; configs/swin/{file} of microsoft/Swin-Transformer",
+    )
 
 
 _BANK = (
@@ -429,6 +451,27 @@ _BANK = (
         experts_per_token=2,
         moe_intermediate_size=2048,
         source="arXiv:2106.05974; vmoe_s32_last2_ilsvrc2012_randaug_light1 of google-research/vmoe, 224 x 224 pixels",
+    ),
+    Model(
+        name="qwen2.5-vl-vision",
+        hidden_size=1280,
+        intermediate_size=3420,
+        num_heads=16,
+        num_kv_heads=16,
+        head_dim=80,
+        v_head_dim=80,
+        num_layers=32,
+        vocab_size=None,
+        max_seq_len=65536,  # max_pixels 12845056 of preprocessor_config.json, patches of 14 x 14
+        causal=False,
+        window=8,  # window_size 112 pixels
+        source=f"arXiv:2502.13923; vision_config of {_huggingface('Qwen/Qwen2.5-VL-7B-Instruct')}",
+    ),
+    *(_swin("swin-tiny", stage, 96, *figures) for stage, figures in enumerate(((2, 3), (2, 6), (6, 12), (2, 24)), 1)),
+    *(_swin("swin-base", stage, 128, *figures) for stage, figures in enumerate(((2, 4), (2, 8), (18, 16), (2, 32)), 1)),
+    *(
+        _swin("swin-base", stage, 128, *figures, window=12, pixels=384)
+        for stage, figures in enumerate(((2, 4), (2, 8), (18, 16), (2, 32)), 1)
     ),
 )
 
