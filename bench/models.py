@@ -487,3 +487,37 @@ def models(*names: str) -> list[Model]:
     if unknown:
         raise ValueError(f"unknown model {', '.join(map(repr, unknown))}; the bank holds {', '.join(known)}")
     return [known[name] for name in names or known]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureMaps:
+    """What a stage of a convolutional network hands on: `channels` maps of `side` x `side` for each picture."""
+
+    name: str
+    channels: int
+    side: int
+    source: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+_MAPS = tuple(
+    FeatureMaps(name=f"resnet50-{stage}", channels=channels, side=side, source=f"arXiv:1512.03385, table 1: {stage}")
+    for stage, channels, side in (
+        ("conv1", 64, 112), ("conv2", 256, 56), ("conv3", 512, 28), ("conv4", 1024, 14), ("conv5", 2048, 7),
+    )
+)  # fmt: skip
+
+
+def feature_maps(*names: str) -> list[FeatureMaps]:
+    """Return the feature maps of those names in that order, or all when no name is given.
+
+    Raises:
+        ValueError: a name that the bank does not hold.
+    """
+    known = {maps.name: maps for maps in _MAPS}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"unknown feature maps {', '.join(map(repr, unknown))}; the bank holds {', '.join(known)}")
+    return [known[name] for name in names or known]

@@ -88,7 +88,7 @@ def tuned(kernel: Any, warps: int) -> dict[bool, Any]:
 
 
 def shape_of(q: Tensor, window: int, shift: int, least: int) -> tuple[tuple[Any, ...], dict[str, Any], bool, int, int]:
-    """The sizes and constants of a launch, whether windows are wide, their tiles, and how many programs share a head."""
+    """Sizes and constants of a launch, whether windows are wide, their tiles, and how many programs share a head."""
     batch, height, width, heads, dim = q.shape
     windows, block_n = batch * (height // window) * (width // window), max(16, triton.next_power_of_2(window**2))
     block_m = min(block_n, 128 // q.element_size())
