@@ -9,7 +9,18 @@ from torch import Tensor
 
 from kernels._attention_tiles import dot
 from kernels._launch import device_of
-from kernels._window_tiles import LEAST_WINDOWS, load_bias, load_tokens, shape_of, store_tokens, tokens, tuned, weights
+from kernels._window_tiles import (
+    LEAST_WINDOWS,
+    divided,
+    load_bias,
+    load_tokens,
+    parts,
+    shape_of,
+    store_tokens,
+    tokens,
+    tuned,
+    weights,
+)
 
 
 @triton.jit
@@ -25,18 +36,21 @@ def _backward(
     part_ptr = partials_ptr if partials_ptr is None else partials_ptr + tl.program_id(0).to(tl.int64) * TOKENS * TOKENS
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     key = tl.arange(0, BLOCK_N)[None, :]
+    query_part, key_part = parts(0, size[2], WINDOW, BLOCK_M, 0), parts(0, size[2], WINDOW, BLOCK_N, 4)
     for window in tl.range(group, windows, tl.num_programs(0) // heads):
-        at_keys, key_region, there = tokens(window, 0, size, WINDOW, BLOCK_N)
+        at_keys, there = tokens(window, 0, size, WINDOW, BLOCK_N)
         k = load_tokens(k_ptr, strides[1], head, at_keys, there, DIM)
         v = load_tokens(v_ptr, strides[2], head, at_keys, there, DIM)
+        divide = divided(window, size, WINDOW)
         dk, dv = tl.zeros(k.shape, tl.float32), tl.zeros(v.shape, tl.float32)
         for tile in tl.static_range(triton.cdiv(TOKENS, BLOCK_M)):
-            at, region, inside = tokens(window, tile * BLOCK_M, size, WINDOW, BLOCK_M)
+            at, inside = tokens(window, tile * BLOCK_M, size, WINDOW, BLOCK_M)
             q = load_tokens(q_ptr, strides[0], head, at, inside, DIM)
             do = load_tokens(do_ptr, strides[3], head, at, inside, DIM)
             if TOKENS > BLOCK_M:
+                query_part = parts(tile * BLOCK_M, size[2], WINDOW, BLOCK_M, 0)
                 bias = load_bias(table_ptr, strides[4], head, tile * BLOCK_M, WINDOW, BLOCK_M, BLOCK_N)
-            p = weights(q, k, bias, scale, region, key_region, SHIFTED, WINDOW)
+            p = weights(q, k, bias, scale, query_part, key_part, divide, SHIFTED, WINDOW)
             ds = dot(do, v.T, None)
             ds = p * (ds - tl.sum(p * ds, 1)[:, None])
             dv = dot(p.to(do.dtype).T, do, dv)
@@ -75,7 +89,7 @@ def _collect(sums_ptr, dtable_ptr, heads, WINDOW: tl.constexpr, BLOCK: tl.conste
     tl.store(dtable_ptr + entry * heads + head, total.to(dtable_ptr.dtype.element_ty), mask=entry < SIDE * SIDE)
 
 
-BACKWARD = tuned(_backward, warps=8)
+BACKWARD = tuned(_backward, (4, 2), (8, 2))
 
 
 def backward(

@@ -17,17 +17,30 @@ PROGRAMS, LEAST_WINDOWS = 8, 4
 
 @triton.jit
 def tokens(window, first, size, WINDOW: tl.constexpr, COUNT: tl.constexpr):
-    """COUNT tokens of a window from the first on: where they lie, their region, and which of them there are."""
+    """Where COUNT tokens of a window lie, from the first on, and which of them there are."""
     height, width, shift = size
     token = first + tl.arange(0, COUNT)
-    inside = token < WINDOW * WINDOW
     across, down = width // WINDOW, height // WINDOW
-    y = window // across % down * WINDOW + token // WINDOW
-    x = window % across * WINDOW + token % WINDOW
-    region = tl.where(inside, (y >= height - shift).to(tl.int32) * 2 + (x >= width - shift).to(tl.int32), -1)
-    y, x = y + shift, x + shift
+    y = window // across % down * WINDOW + token // WINDOW + shift
+    x = window % across * WINDOW + token % WINDOW + shift
     y, x = tl.where(y < height, y, y - height), tl.where(x < width, x, x - width)
-    return (window // across // down, y, x), region, inside
+    return (window // across // down, y, x), token < WINDOW * WINDOW
+
+
+@triton.jit
+def parts(first, shift, WINDOW: tl.constexpr, COUNT: tl.constexpr, ABSENT: tl.constexpr):
+    """On which side of the shift each token lies: 2 if below, 1 if to the right. It is the same in every window."""
+    token = first + tl.arange(0, COUNT)
+    below, right = token // WINDOW >= WINDOW - shift, token % WINDOW >= WINDOW - shift
+    return tl.where(token < WINDOW * WINDOW, below.to(tl.int32) * 2 + right.to(tl.int32), ABSENT)
+
+
+@triton.jit
+def divided(window, size, WINDOW: tl.constexpr):
+    """By which differences of parts tokens of a window do not see each other: those of the last row and column only."""
+    across, down = size[1] // WINDOW, size[0] // WINDOW
+    last_row, last_col = window // across % down == down - 1, window % across == across - 1
+    return 4 + 2 * last_row.to(tl.int32) + last_col.to(tl.int32)
 
 
 @triton.jit
@@ -68,23 +81,22 @@ def load_bias(table_ptr, strides, head, first, WINDOW: tl.constexpr, BLOCK_M: tl
 
 
 @triton.jit
-def weights(q, k, bias, scale, query_region, key_region, SHIFTED: tl.constexpr, WINDOW: tl.constexpr):
-    """The softmax of a tile of whole rows of scores."""
+def weights(q, k, bias, scale, query_part, key_part, divide, SHIFTED: tl.constexpr, WINDOW: tl.constexpr):
+    """The softmax of a tile of whole rows of scores. A key that is not there is of part 4, a query of part 0."""
     s = dot(q, k.T, None) * scale + bias.to(tl.float32)
     if SHIFTED:
-        # The first token of a window is always in region 0: with it, a query that is not there sees something.
-        s = tl.where(tl.maximum(query_region, 0)[:, None] == key_region[None, :], s, -float("inf"))
+        s = tl.where(((query_part[:, None] ^ key_part[None, :]) & divide) == 0, s, -float("inf"))
     elif WINDOW * WINDOW != k.shape[0]:
-        s = tl.where(key_region[None, :] >= 0, s, -float("inf"))
+        s = tl.where(key_part[None, :] < 4, s, -float("inf"))
     p = tl.exp2((s - tl.max(s, 1)[:, None]) * LOG2E)
     return p * (1 / tl.sum(p, 1))[:, None]
 
 
-def tuned(kernel: Any, warps: int) -> dict[bool, Any]:
-    """The kernel by whether a window is wide, tuned over its warps and how far loads run ahead of what is computed."""
-    points = {False: ((warps, 2), (4, 1)), True: ((8, 2), (8, 1))}
-    configs = {wide: [triton.Config({}, num_warps=w, num_stages=s) for w, s in each] for wide, each in points.items()}
-    return {wide: tune(each, key=["DIM", "WINDOW"])(kernel) for wide, each in configs.items()}
+def tuned(kernel: Any, *points: tuple[int, int]) -> dict[bool, Any]:
+    """The kernel by whether a window is wide, tuned over warps and stages: how far loads run ahead of what computes."""
+    each = {False: points, True: ((8, 2), (8, 1))}
+    configs = {wide: [triton.Config({}, num_warps=w, num_stages=s) for w, s in some] for wide, some in each.items()}
+    return {wide: tune(some, key=["DIM", "WINDOW"])(kernel) for wide, some in configs.items()}
 
 
 def shape_of(q: Tensor, window: int, shift: int, least: int) -> tuple[tuple[Any, ...], dict[str, Any], bool, int, int]:

@@ -31,7 +31,18 @@ from torch.autograd.function import once_differentiable
 from kernels._attention_tiles import dot
 from kernels._launch import FLOATS, device_of, expect, expect_device, expect_like, expect_tensor
 from kernels._window_backward import backward
-from kernels._window_tiles import LEAST_WINDOWS, load_bias, load_tokens, shape_of, store_tokens, tokens, tuned, weights
+from kernels._window_tiles import (
+    LEAST_WINDOWS,
+    divided,
+    load_bias,
+    load_tokens,
+    parts,
+    shape_of,
+    store_tokens,
+    tokens,
+    tuned,
+    weights,
+)
 
 MAX_WINDOW, MAX_HEAD_DIM = 16, 128
 MAX_KEYS_OF_A_TILE = 16384  # entries of the keys of a window, padded: what shared memory holds beside the values
@@ -47,17 +58,19 @@ def _forward(
     head, group = tl.program_id(0) % heads, tl.program_id(0) // heads
     first = group % TILES * BLOCK_M
     bias = load_bias(table_ptr, strides[4], head, first, WINDOW, BLOCK_M, BLOCK_N)
+    query_part, key_part = parts(first, size[2], WINDOW, BLOCK_M, 0), parts(0, size[2], WINDOW, BLOCK_N, 4)
     for window in tl.range(group // TILES, windows, tl.num_programs(0) // (heads * TILES)):
-        at_keys, key_region, there = tokens(window, 0, size, WINDOW, BLOCK_N)
-        at, region, inside = tokens(window, first, size, WINDOW, BLOCK_M)
+        at_keys, there = tokens(window, 0, size, WINDOW, BLOCK_N)
+        at, inside = tokens(window, first, size, WINDOW, BLOCK_M)
         q = load_tokens(q_ptr, strides[0], head, at, inside, DIM)
         k = load_tokens(k_ptr, strides[1], head, at_keys, there, DIM)
         v = load_tokens(v_ptr, strides[2], head, at_keys, there, DIM)
-        p = weights(q, k, bias, scale, region, key_region, SHIFTED, WINDOW)
+        divide = divided(window, size, WINDOW)
+        p = weights(q, k, bias, scale, query_part, key_part, divide, SHIFTED, WINDOW)
         store_tokens(o_ptr, dot(p.to(v.dtype), v, None), strides[3], head, at, inside, DIM)
 
 
-FORWARD = tuned(_forward, warps=4)
+FORWARD = tuned(_forward, (4, 2), (4, 3))
 
 
 def _launch_forward(
