@@ -51,9 +51,10 @@ class EmbeddingSumNorm(Operator):
         self, make: Make, shape: tuple[int, int], vocab_size: int, cols: int, dtype: Dtype, positions: int = 0,
         types: int = TYPES, padded: float = 0.0, weight_dtype: Dtype | None = None, eps: float = 1e-12,
     ) -> Inputs:  # fmt: skip
-        """Every word once before one recurs, in random order, and some of them replaced by word 0."""
+        """Every word but 0 once before one recurs, in random order, and some of them replaced by word 0."""
         count = shape[0] * shape[1]
-        tokens = make.permutation(vocab_size).repeat(-(-count // vocab_size))[:count]
+        words = make.permutation(vocab_size - 1) + 1
+        tokens = words.repeat(-(-count // len(words)))[:count]
         tokens[make.permutation(count)[: round(padded * count)]] = 0
         tables = {
             name: make.normal(rows, cols, dtype=dtype)
@@ -82,7 +83,7 @@ class EmbeddingSumNorm(Operator):
         bwd: dy, tokens, types, these rows, weight; the gradients of three tables, dweight, dbias.
         """
         count, length = shape[0] * shape[1], shape[1]
-        words = min(vocab_size, count - round(padded * count) + (padded > 0))
+        words = min(vocab_size - 1, count - round(padded * count)) + (padded > 0)
         rows = count + words + length + types
         weights = {"fwd": 2, "bwd": 3}[mode] * cols * (weight_dtype or dtype).itemsize
         if mode == "bwd":
@@ -90,7 +91,7 @@ class EmbeddingSumNorm(Operator):
         return rows * cols * dtype.itemsize + weights + 2 * 8 * count
 
     def flops(self, mode: str, shape: tuple[int, int], cols: int, **_: Any) -> int:
-        """fwd: two sums, and those of LayerNorm (7). bwd: LayerNorm's (13), the sums of x and of its three gradients."""
+        """fwd: two sums, and those of LayerNorm (7). bwd: LayerNorm's (13), the sums of x and of three gradients."""
         return {"fwd": 9, "bwd": 18}[mode] * shape[0] * shape[1] * cols
 
     @kernel

@@ -34,6 +34,7 @@ class Model:
     moe_intermediate_size: int = 0
     rotary_dim: int = 0  # of head_dim, where position embeddings turn a part of it only
     mrope_section: tuple[int, ...] = ()  # pairs of a head turned by time, by height and by width
+    patch_size: int = 0  # pixels along each side of what becomes one token
     window: int = 0  # of window x window tokens, where attention keeps to such; max_seq_len is then those of a picture
 
     def __str__(self) -> str:
@@ -337,6 +338,7 @@ _BANK = (
         vocab_size=None,
         max_seq_len=197,
         causal=False,
+        patch_size=16,
         source=_vision("ViT-B/16"),
     ),
     Model(
@@ -351,6 +353,7 @@ _BANK = (
         vocab_size=None,
         max_seq_len=197,
         causal=False,
+        patch_size=16,
         source=_vision("ViT-L/16"),
     ),
     Model(
@@ -365,7 +368,23 @@ _BANK = (
         vocab_size=None,
         max_seq_len=257,
         causal=False,
+        patch_size=14,
         source=_vision("ViT-H/14"),
+    ),
+    Model(
+        name="clip-vit-l",
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_heads=16,
+        num_kv_heads=16,
+        head_dim=64,
+        v_head_dim=64,
+        num_layers=24,
+        vocab_size=None,
+        max_seq_len=257,
+        causal=False,
+        patch_size=14,
+        source=f"arXiv:2103.00020; vision_config of {_huggingface('openai/clip-vit-large-patch14')}",
     ),
     Model(
         name="deepseek-v3",
@@ -464,6 +483,7 @@ _BANK = (
         vocab_size=None,
         max_seq_len=65536,  # max_pixels 12845056 of preprocessor_config.json, patches of 14 x 14
         causal=False,
+        patch_size=14,
         window=8,  # window_size 112 pixels
         source=f"arXiv:2502.13923; vision_config of {_huggingface('Qwen/Qwen2.5-VL-7B-Instruct')}",
     ),

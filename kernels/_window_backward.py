@@ -10,7 +10,7 @@ from torch import Tensor
 from kernels._attention_tiles import dot
 from kernels._launch import device_of
 from kernels._window_tiles import (
-    LEAST_WINDOWS,
+    LEAST_BACKWARD,
     divided,
     load_bias,
     load_tokens,
@@ -98,7 +98,7 @@ def backward(
     """dq, dk, dv and, if it is needed, dtable, from q, k, v and the table (or None)."""
     q, k, v, table = saved
     grads = [torch.empty(q.shape, dtype=q.dtype, device=q.device) for _ in range(3)]
-    sizes, constants, wide, _, groups = shape_of(q, window, shift, LEAST_WINDOWS if needs_table else 1)
+    sizes, constants, wide, _, groups = shape_of(q, window, shift, LEAST_BACKWARD if needs_table else 1)
     heads, dtable, partials = q.shape[3], None, None
     if needs_table:
         dtable = torch.empty(table.shape, dtype=table.dtype, device=q.device)

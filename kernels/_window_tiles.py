@@ -12,7 +12,8 @@ from kernels._attention_tiles import LOG2E, dot
 from kernels._launch import processors, tune
 
 # Programs of 4 warps that a multiprocessor holds, some waiting for memory while others compute.
-PROGRAMS, LEAST_WINDOWS = 8, 4
+# Windows that a program has at least, if there are as many: its biases are gathered once, its sums of ds stored once.
+PROGRAMS, LEAST_FORWARD, LEAST_BACKWARD = 8, 4, 10
 
 
 @triton.jit

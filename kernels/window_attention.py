@@ -14,7 +14,7 @@ program walks over the queries of a window with its dk and dv in registers: do, 
 nothing but the inputs is saved. It sums the ds of all its windows, in registers if a window is one tile, else in its
 own part of `partials`; a second kernel adds, for each entry of the table, the pairs of tokens that stand so to each
 other, in a fixed order and so without atomics. The sums are all that moves beyond the floor, 8 N^2 bytes for each
-program, which owns at least LEAST_WINDOWS windows if there are as many.
+program, which owns at least ten windows if there are as many.
 Source: Liu et al. 2021, arXiv:2103.14030; Qwen2.5-VL: arXiv:2502.13923.
 """
 
@@ -32,7 +32,7 @@ from kernels._attention_tiles import dot
 from kernels._launch import FLOATS, device_of, expect, expect_device, expect_like, expect_tensor
 from kernels._window_backward import backward
 from kernels._window_tiles import (
-    LEAST_WINDOWS,
+    LEAST_FORWARD,
     divided,
     load_bias,
     load_tokens,
@@ -78,7 +78,7 @@ def _launch_forward(
 ) -> Tensor:
     o = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     if o.numel():
-        sizes, constants, wide, tiles, groups = shape_of(q, window, shift, LEAST_WINDOWS if table is not None else 1)
+        sizes, constants, wide, tiles, groups = shape_of(q, window, shift, LEAST_FORWARD if table is not None else 1)
         strides = (q.stride(), k.stride(), v.stride(), o.stride(), () if table is None else table.stride())
         with device_of(q):
             FORWARD[wide][(q.shape[3] * tiles * groups,)](q, k, v, table, o, strides, *sizes, scale, **constants)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 
 import pytest
 
-from bench.models import SEQ_LENS, Model, models
+from bench.models import SEQ_LENS, Model, feature_maps, models
 
 EVERY_MODEL = pytest.mark.parametrize("model", models(), ids=str)
 
@@ -49,11 +51,35 @@ def test_every_model_names_its_source(model: Model) -> None:
     assert "arXiv:" in model.source or "config.json of " in model.source
 
 
-@pytest.mark.parametrize(("name", "patch"), [("vit-b", 16), ("vit-l", 16), ("vit-h", 14)])
+@pytest.mark.parametrize(("name", "patch"), [("vit-b", 16), ("vit-l", 16), ("vit-h", 14), ("clip-vit-l", 14)])
 def test_vision_models_see_their_patches_and_one_class_token(name: str, patch: int) -> None:
     (model,) = models(name)
     assert model.max_seq_len == (224 // patch) ** 2 + 1
+    assert model.patch_size == patch
     assert model.vocab_size is None
+
+
+@EVERY_MODEL
+def test_pictures_are_squares_of_whole_windows(model: Model) -> None:
+    if model.window:
+        side = math.isqrt(model.max_seq_len)
+        assert side**2 == model.max_seq_len
+        assert side % model.window == 0
+
+
+@pytest.mark.parametrize("name", ["swin-tiny-224", "swin-base-224", "swin-base-384"])
+def test_stages_of_swin_halve_the_side_and_double_the_width(name: str) -> None:
+    stages = models(*(f"{name}-stage{stage}" for stage in range(1, 5)))
+    for before, after in itertools.pairwise(stages):
+        assert (after.max_seq_len, after.hidden_size) == (before.max_seq_len // 4, 2 * before.hidden_size)
+
+
+def test_feature_maps_halve_their_sides() -> None:
+    maps = feature_maps()
+    assert [each.side for each in maps] == [112, 56, 28, 14, 7]
+    assert all("arXiv:" in each.source for each in maps)
+    with pytest.raises(ValueError, match=r"'resnet18'.*resnet50-conv1"):
+        feature_maps("resnet18")
 
 
 def test_names_are_unique() -> None:
