@@ -9,10 +9,11 @@ from bench.core import device
 
 DEVICE = device.choose()
 
-from bench import bench_embedding_sum_norm
-from bench.core.case import Make, fp32
-from kernels import _segments
-from kernels.embedding_sum_norm import embedding_sum_norm
+# Whether kernels are interpreted is decided before they are imported.
+from bench import bench_embedding_sum_norm  # noqa: E402
+from bench.core.case import Make, fp32  # noqa: E402
+from kernels import _segments  # noqa: E402
+from kernels.embedding_sum_norm import embedding_sum_norm  # noqa: E402
 
 
 @pytest.mark.parametrize(

@@ -12,16 +12,17 @@ from bench.core import device
 
 DEVICE = device.choose()
 
-import kernels._window_backward
-import kernels._window_tiles
-import kernels.patch_embed
-import kernels.window_attention
-from bench import bench_patch_embed, bench_window_attention
-from bench.core import memory
-from bench.core.case import Blank, Make, bf16, fp32
-from bench.core.operator import Operator
-from bench.core.trial import Trial
-from bench.models import models
+# Whether kernels are interpreted is decided before they are imported.
+import kernels._window_backward  # noqa: E402
+import kernels._window_tiles  # noqa: E402
+import kernels.patch_embed  # noqa: E402
+import kernels.window_attention  # noqa: E402
+from bench import bench_patch_embed, bench_window_attention  # noqa: E402
+from bench.core import memory  # noqa: E402
+from bench.core.case import Blank, Make, bf16, fp32  # noqa: E402
+from bench.core.operator import Operator  # noqa: E402
+from bench.core.trial import Trial  # noqa: E402
+from bench.models import models  # noqa: E402
 
 ROUNDED_UP = 6 * 512  # bytes that allocators add to a few tensors
 TOKENS = 8192
