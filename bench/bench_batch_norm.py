@@ -40,15 +40,16 @@ class BatchNorm(Operator):
     # Both layouts, borders of tiles, several tiles in a stretch and several stretches; two positions; no spatial axes.
     # A large mean is what a variance of raw squares would drown in.
     checks = (
-        grid(shape=[(3, 70, 3, 3)], channels_last=[False, True], dtype=[fp32, bf16])
-        + grid(shape=[(2, 3, 5, 7)], channels_last=[False, True], dtype=[fp16])
+        grid(shape=[(3, 70, 3, 3)], channels_last=[True], dtype=[fp32, bf16])
+        + grid(shape=[(2, 3, 5, 7)], channels_last=[False], dtype=[fp32, fp16])
         + grid(shape=[(9, 33), (2, 1), (4, 2, 9)], dtype=[fp32])
         + grid(shape=[(9, 33)], dtype=[bf16], weight_dtype=[bf16])
-        + grid(shape=[(3, 20, 40, 40)], channels_last=[False, True], dtype=[fp32], mean=[1000.0])
+        + grid(shape=[(3, 17, 40, 40)], channels_last=[False, True], dtype=[fp32], mean=[1000.0])
     )
-    sweep = grid(
-        model=feature_maps(*STAGES), seq_len=SEQ_LENS, channels_last=[True, False], dtype=[bf16]
-    )  # fmt: skip
+    # Contiguous where a picture is large: in all other stages it takes the same kernels.
+    sweep = grid(model=feature_maps(*STAGES), seq_len=SEQ_LENS, channels_last=[True], dtype=[bf16]) + grid(
+        model=feature_maps("resnet50-conv2", "resnet50-conv1"), seq_len=SEQ_LENS, channels_last=[False], dtype=[bf16]
+    )
     hostile = {"shape": (3, 4, 2, 5), "dtype": fp32}
     grad = True
 
@@ -121,8 +122,9 @@ class BatchNormInference(Operator):
     entry = staticmethod(kernels.batch_norm.batch_norm_inference)
     reference = staticmethod(reference.batch_norm.batch_norm_inference)
     checks = (
-        grid(shape=[(3, 70, 3, 3)], channels_last=[False, True], dtype=[fp32, bf16])
-        + grid(shape=[(9, 33), (1, 1), (0, 2, 9)], dtype=[fp32, fp16])
+        grid(shape=[(3, 70, 3, 3)], channels_last=[True], dtype=[fp32, bf16])
+        + grid(shape=[(2, 3, 5, 7)], channels_last=[False], dtype=[fp32, bf16])
+        + grid(shape=[(9, 33), (1, 1), (0, 2, 9)], dtype=[fp16])
         + grid(shape=[(3, 2, 48, 48)], channels_last=[False, True], dtype=[fp32], mean=[1000.0])
     )
     sweep, hostile = BatchNorm.sweep, BatchNorm.hostile

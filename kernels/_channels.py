@@ -12,21 +12,28 @@ from torch import Tensor
 from kernels._launch import processors
 
 TILE, CHANNELS = 4096, 64  # elements of a tile, 32 for each thread of 4 warps; channels side by side, 128 bytes of bf16
+SMALL_TILE = 1024
 PROGRAMS = 4  # tiles that a multiprocessor has in flight, 16 warps
 MERGED = 8192  # partial results that a program holds at once when it merges
 
 
 @triton.jit
-def place(first, size, LAST: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
-    """The offsets of BLOCK_P positions from the first on, of the channels of this program, and which there are."""
-    positions, plane, channels = size
+def place(first, size, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
+    """BLOCK_P positions from the first on, the channels of this program, and which of both there are."""
     position = first + tl.arange(0, BLOCK_P).to(tl.int64)[:, None]
-    channel = tl.program_id(0) % tl.cdiv(channels, BLOCK_C) * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
+    channel = tl.program_id(0) % tl.cdiv(size[2], BLOCK_C) * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
+    return position, channel, (position < size[0]) & (channel < size[2])
+
+
+@triton.jit
+def offset(position, channel, size, LAST: tl.constexpr):
+    """Where they lie: channels innermost, or the pictures of a channel."""
+    plane, channels = size[1], size[2]
     if LAST:
-        offset = position * channels + channel
+        at = position * channels + channel
     else:
-        offset = (position // plane * (channels - 1) + channel) * plane + position
-    return offset, channel, (position < positions) & (channel < channels)
+        at = (position // plane * (channels - 1) + channel) * plane + position
+    return at
 
 
 @triton.jit
@@ -37,24 +44,35 @@ def stretch(size, steps, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
 
 
 @triton.jit
+def _pivot(means):
+    """The first of several means of a channel, if it is finite."""
+    first = tl.arange(0, means.shape[0])[:, None] == 0
+    pivot = tl.sum(tl.where(first, means, 0.0), axis=0, keep_dims=True)
+    return tl.where(tl.abs(pivot) < float("inf"), pivot, 0.0)
+
+
+@triton.jit
 def moments(x_ptr, parts_ptr, size, steps, splits, LAST: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
     split, first = stretch(size, steps, BLOCK_P, BLOCK_C)
     means, squares = tl.zeros((BLOCK_P, BLOCK_C), tl.float32), tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     for step in range(steps):
-        offset, _, inside = place(first + step * BLOCK_P, size, LAST, BLOCK_P, BLOCK_C)
-        x = tl.load(x_ptr + offset, mask=inside, other=0.0).to(tl.float32)
+        position, channel, inside = place(first + step * BLOCK_P, size, BLOCK_P, BLOCK_C)
+        x = tl.load(x_ptr + offset(position, channel, size, LAST), mask=inside, other=0.0).to(tl.float32)
         away = tl.where(inside, x - means, 0.0)
         means += away * (1.0 / (step + 1))
         squares += away * (x - means)
     there = tl.minimum(size[0] - first, steps * BLOCK_P)
     lane = tl.arange(0, BLOCK_P)[:, None]
     count = tl.maximum(tl.cdiv(there - lane, BLOCK_P), 0).to(tl.float32)
+    # Sums of what is left of a large mean do not round it away.
+    pivot = _pivot(means)
+    means -= pivot
     mean = tl.sum(means * count, axis=0, keep_dims=True) / there
     means -= mean
     squares = tl.sum(squares + means * means * count, axis=0, keep_dims=True)
-    _, channel, _ = place(first, size, LAST, 1, BLOCK_C)
+    channel = place(first, size, 1, BLOCK_C)[1]
     part_ptr = parts_ptr + split * size[2] + channel
-    tl.store(part_ptr, mean, mask=channel < size[2])
+    tl.store(part_ptr, pivot + mean, mask=channel < size[2])
     tl.store(part_ptr + splits * size[2], squares, mask=channel < size[2])
 
 
@@ -71,8 +89,11 @@ def merge(
     means = tl.load(parts_ptr + split * channels + channel, mask=inside, other=0.0)
     squares = tl.load(parts_ptr + (splits + split) * channels + channel, mask=inside, other=0.0)
     count = tl.minimum(tl.maximum(positions - split.to(tl.int64) * length, 0), length).to(tl.float32)
+    pivot = _pivot(means)
+    means = tl.where(split < splits, means - pivot, 0.0)
     mean = tl.sum(means * count, axis=0, keep_dims=True) / positions
     means = tl.where(split < splits, means - mean, 0.0)
+    mean += pivot
     squares = tl.sum(squares + means * means * count, axis=0, keep_dims=True)
     kept = channel < channels
     tl.store(stats_ptr + channel, mean, mask=kept)
@@ -89,32 +110,32 @@ def normalise(
     LAST: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     first = stretch(size, 1, BLOCK_P, BLOCK_C)[1]
-    offset, channel, inside = place(first, size, LAST, BLOCK_P, BLOCK_C)
-    kept = channel < size[2]
+    position, channel, inside = place(first, size, BLOCK_P, BLOCK_C)
+    at, kept = offset(position, channel, size, LAST), channel < size[2]
     mean = tl.load(mean_ptr + channel, mask=kept, other=0.0)
     rstd = tl.rsqrt(tl.load(var_ptr + channel, mask=kept, other=1.0) + eps)
     weight = tl.load(weight_ptr + channel, mask=kept, other=0.0).to(tl.float32)
     bias = tl.load(bias_ptr + channel, mask=kept, other=0.0).to(tl.float32)
-    x = tl.load(x_ptr + offset, mask=inside, other=0.0).to(tl.float32)
-    tl.store(y_ptr + offset, ((x - mean) * rstd * weight + bias).to(y_ptr.dtype.element_ty), mask=inside)
+    x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(y_ptr + at, ((x - mean) * rstd * weight + bias).to(y_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def sums(
     dy_ptr, x_ptr, stats_ptr, parts_ptr, size, steps, splits, eps,
-    LAST: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    LAST: tl.constexpr, DY_LAST: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """The sums of dy and of dy m over a stretch of positions."""
     split, first = stretch(size, steps, BLOCK_P, BLOCK_C)
-    _, channel, _ = place(first, size, LAST, 1, BLOCK_C)
+    channel = place(first, size, 1, BLOCK_C)[1]
     kept = channel < size[2]
     mean = tl.load(stats_ptr + channel, mask=kept, other=0.0)
     rstd = tl.rsqrt(tl.load(stats_ptr + size[2] + channel, mask=kept, other=1.0) + eps)
     dbias, dweight = tl.zeros((BLOCK_P, BLOCK_C), tl.float32), tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     for step in range(steps):
-        offset, _, inside = place(first + step * BLOCK_P, size, LAST, BLOCK_P, BLOCK_C)
-        dy = tl.load(dy_ptr + offset, mask=inside, other=0.0).to(tl.float32)
-        x = tl.load(x_ptr + offset, mask=inside, other=0.0).to(tl.float32)
+        position, _, inside = place(first + step * BLOCK_P, size, BLOCK_P, BLOCK_C)
+        dy = tl.load(dy_ptr + offset(position, channel, size, DY_LAST), mask=inside, other=0.0).to(tl.float32)
+        x = tl.load(x_ptr + offset(position, channel, size, LAST), mask=inside, other=0.0).to(tl.float32)
         dbias += dy
         dweight += dy * ((x - mean) * rstd)
     part_ptr = parts_ptr + split * size[2] + channel
@@ -125,10 +146,11 @@ def sums(
 @triton.jit
 def backward(
     dy_ptr, x_ptr, stats_ptr, weight_ptr, sums_ptr, dx_ptr, size, eps,
-    LAST: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    LAST: tl.constexpr, DY_LAST: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     first = stretch(size, 1, BLOCK_P, BLOCK_C)[1]
-    offset, channel, inside = place(first, size, LAST, BLOCK_P, BLOCK_C)
+    position, channel, inside = place(first, size, BLOCK_P, BLOCK_C)
+    at = offset(position, channel, size, LAST)
     positions, channels = size[0], size[2]
     kept = channel < channels
     mean = tl.load(stats_ptr + channel, mask=kept, other=0.0)
@@ -136,10 +158,15 @@ def backward(
     weight = tl.load(weight_ptr + channel, mask=kept, other=0.0).to(tl.float32)
     shift = tl.load(sums_ptr + channel, mask=kept, other=0.0) / positions
     slope = tl.load(sums_ptr + channels + channel, mask=kept, other=0.0) / positions
-    dy = tl.load(dy_ptr + offset, mask=inside, other=0.0).to(tl.float32)
-    x = tl.load(x_ptr + offset, mask=inside, other=0.0).to(tl.float32)
+    dy = tl.load(dy_ptr + offset(position, channel, size, DY_LAST), mask=inside, other=0.0).to(tl.float32)
+    x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
     dx = (dy - shift - (x - mean) * rstd * slope) * (rstd * weight)
-    tl.store(dx_ptr + offset, dx.to(dx_ptr.dtype.element_ty), mask=inside)
+    tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=inside)
+
+
+def is_last(x: Tensor) -> bool:
+    """Whether channels lie innermost."""
+    return x.movedim(1, -1).is_contiguous()
 
 
 def dense(x: Tensor, last: bool) -> Tensor:
@@ -149,11 +176,12 @@ def dense(x: Tensor, last: bool) -> Tensor:
 
 def tiles(x: Tensor) -> tuple[bool, tuple[int, int, int], dict[str, Any], int]:
     """Whether channels lie innermost, the sizes and options of a launch, and the programs that one step of it takes."""
-    last = x.movedim(1, -1).is_contiguous()
+    last = is_last(x)
     channels, plane = x.shape[1], prod(x.shape[2:])
     size = (x.shape[0] * plane, plane, channels)
     block_c = min(CHANNELS, triton.next_power_of_2(channels)) if last else 1
-    block_p = min(TILE // block_c, triton.next_power_of_2(size[0]))
+    # Few sizes, so that few kernels are compiled: small batches take small tiles, whatever their size.
+    block_p = (TILE if size[0] > SMALL_TILE else SMALL_TILE) // block_c
     options = {"LAST": last, "BLOCK_P": block_p, "BLOCK_C": block_c, "num_warps": max(1, block_p * block_c // 1024)}
     return last, size, options, triton.cdiv(size[0], block_p) * triton.cdiv(channels, block_c)
 

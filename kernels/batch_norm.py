@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels import _channels as channels
-from kernels._channels import CHANNELS, MERGED, dense, stretches, tiles
+from kernels._channels import CHANNELS, MERGED, dense, is_last, stretches, tiles
 from kernels._launch import FLOATS, device_of, expect, expect_device, expect_inference, expect_tensor
 
 
@@ -50,7 +50,7 @@ class _BatchNorm(torch.autograd.Function):
         parts = torch.empty(2, splits, size[2], dtype=torch.float32, device=x.device)
         stats = torch.empty(2, size[2], dtype=torch.float32, device=x.device)
         moved = torch.empty_like(stats[0]), torch.empty_like(stats[0])
-        block_s = triton.next_power_of_2(splits)
+        block_s = max(64, triton.next_power_of_2(splits))
         block_c = min(CHANNELS, max(1, MERGED // block_s))
         with device_of(x):
             channels.moments[(programs,)](x, parts, size, steps, splits, **options)
@@ -60,23 +60,28 @@ class _BatchNorm(torch.autograd.Function):
             )  # fmt: skip
         ctx.save_for_backward(x, weight, stats)
         ctx.mark_non_differentiable(*moved)
+        ctx.set_materialize_grads(False)
         return _launch_normalise(x, stats[0], stats[1], weight, bias, eps), *moved
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        if dy is None:
+            return (None,) * 7
         x, weight, stats = ctx.saved_tensors
         last, size, options, programs_of_tiles = tiles(x)
-        dy = dense(dy, last)
+        # dy may lie as it likes, if it lies as one of the two.
+        dy = dy if is_last(dy) or dy.is_contiguous() else dense(dy, last)
+        dy_last = is_last(dy)
         steps, splits, programs = stretches(x, size, options)
         parts = torch.empty(2, splits, size[2], dtype=torch.float32, device=x.device)
         dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         with device_of(x):
-            channels.sums[(programs,)](dy, x, stats, parts, size, steps, splits, ctx.eps, **options)
+            channels.sums[(programs,)](dy, x, stats, parts, size, steps, splits, ctx.eps, DY_LAST=dy_last, **options)
             sums = parts.sum(1)
             if dx is not None:
                 channels.backward[(programs_of_tiles,)](
-                    dy, x, stats, weight.contiguous(), sums, dx, size, ctx.eps, **options
+                    dy, x, stats, weight.contiguous(), sums, dx, size, ctx.eps, DY_LAST=dy_last, **options
                 )
         dbias, dweight = sums.to(weight.dtype)
         return dx, dweight, dbias, None, None, None, None

@@ -86,7 +86,8 @@ def _backward(
         kind = tl.load(ids[1] + token)
         mean, rstd = tl.load(stats_ptr + token), tl.load(stats_ptr + tokens + token)
         x = _row(tables[0], strides[0], tl.load(ids[0] + token), words, col, cols)
-        x += position + _row(tables[2], strides[2], kind, types, col, cols)
+        # In the order of the forward, whose mean has rounded in that order.
+        x = x + position + _row(tables[2], strides[2], kind, types, col, cols)
         x = tl.where(inside, (x - mean) * rstd, 0.0)
         dy = tl.load(dy_ptr + token * cols + col, mask=inside, other=0.0).to(tl.float32)
         dweight += dy * x
@@ -140,6 +141,8 @@ class _EmbeddingSumNorm(torch.autograd.Function):
         *ids, word, position, token_type, weight, stats = ctx.saved_tensors
         (batch, length), cols, types = ids[0].shape, len(weight), len(token_type)
         block_rows, tile = tile_of(cols)
+        # Five sums beside the rows: half as many of each for a thread.
+        tile["num_warps"] = min(16, 2 * tile["num_warps"])
         programs = triton.cdiv(length, block_rows)
         dx = torch.empty(batch * length, cols, dtype=dy.dtype, device=dy.device)
         dposition = torch.empty(position.shape, dtype=dy.dtype, device=dy.device)
