@@ -12,7 +12,7 @@ from torch import Tensor
 from kernels._launch import processors
 
 TILE, CHANNELS = 4096, 64  # elements of a tile, 32 for each thread of 4 warps; channels side by side, 128 bytes of bf16
-SMALL_TILE = 1024
+SMALL_TILE = 1024  # where a channel has no more than that
 PROGRAMS = 4  # tiles that a multiprocessor has in flight, 16 warps
 MERGED = 8192  # partial results that a program holds at once when it merges
 
@@ -180,8 +180,7 @@ def tiles(x: Tensor) -> tuple[bool, tuple[int, int, int], dict[str, Any], int]:
     channels, plane = x.shape[1], prod(x.shape[2:])
     size = (x.shape[0] * plane, plane, channels)
     block_c = min(CHANNELS, triton.next_power_of_2(channels)) if last else 1
-    # Few sizes, so that few kernels are compiled: small batches take small tiles, whatever their size.
-    block_p = (TILE if size[0] > SMALL_TILE else SMALL_TILE) // block_c
+    block_p = (TILE if last or size[0] > SMALL_TILE else SMALL_TILE) // block_c
     options = {"LAST": last, "BLOCK_P": block_p, "BLOCK_C": block_c, "num_warps": max(1, block_p * block_c // 1024)}
     return last, size, options, triton.cdiv(size[0], block_p) * triton.cdiv(channels, block_c)
 
