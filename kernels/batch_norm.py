@@ -10,7 +10,8 @@ in a fixed order and moves the running statistics; a third reads x again and wri
 read twice, since the first y waits for the last x: 1.5x of a floor that reads it once, 1.67x in the backward (dy and x
 twice), unless L2 holds it. The backward sums in the same stretches. Inference is the third kernel alone, at the floor.
 Layout: channels-last tensors (and (N, C)) and contiguous ones are read where they are, y and dx lie like x; others are
-copied. Accesses are of 128 bits, in contiguous tensors where a channel has a multiple of 16 positions in a picture.
+copied, and dy may lie either way. Accesses are of 128 bits, in contiguous tensors where a channel has a multiple of 16
+positions in a picture. The kernels stand in _channels.py.
 Source: Ioffe & Szegedy 2015, arXiv:1502.03167; moments: Welford 1962, merged as in Chan et al. 1979.
 """
 
@@ -70,7 +71,6 @@ class _BatchNorm(torch.autograd.Function):
             return (None,) * 7
         x, weight, stats = ctx.saved_tensors
         last, size, options, programs_of_tiles = tiles(x)
-        # dy may lie as it likes, if it lies as one of the two.
         dy = dy if is_last(dy) or dy.is_contiguous() else dense(dy, last)
         dy_last = is_last(dy)
         steps, splits, programs = stretches(x, size, options)
