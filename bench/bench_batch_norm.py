@@ -25,7 +25,7 @@ STAGES = ("resnet50-conv5", "resnet50-conv4", "resnet50-conv2", "resnet50-conv3"
 
 def moved(running: Callable[[Tensor, Tensor], Tensor], mean: Tensor, var: Tensor) -> Outputs:
     """What torch gives, which writes over the running statistics: it is handed copies of them."""
-    mean, var = mean.clone(), var.clone()
+    mean, var = mean.detach().clone(), var.detach().clone()
     return running(mean, var), mean, var
 
 
