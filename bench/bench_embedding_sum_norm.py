@@ -12,7 +12,7 @@ from torch.nn import functional
 
 import kernels.embedding_sum_norm
 import reference.embedding_sum_norm
-from bench.core.operator import Inputs, Make, Operator, Sample, bf16, fp16, fp32, grid, kernel, peer
+from bench.core.operator import Inputs, Make, Operator, Sample, Unsupported, bf16, fp16, fp32, grid, kernel, peer
 from bench.models import SEQ_LENS, Model, models
 
 TYPES = 2  # sentence A and sentence B
@@ -104,6 +104,9 @@ class EmbeddingSumNorm(Operator):
         bias: Tensor, eps: float,
     ) -> Callable[[], Tensor]:  # fmt: skip
         """As transformers' BertEmbeddings does it."""
+        if word.requires_grad and not word.is_cuda and word.dtype != fp32:
+            # Proven: at 512 tokens of bert-base its dweight is off by 3.8 of 84.5 in bf16, where 2.3 is allowed.
+            raise Unsupported("torch's kernel for CPUs sums the gradients of weight and bias in low precision")
         places = torch.arange(tokens.shape[1], device=tokens.device)
 
         def run() -> Tensor:
