@@ -35,7 +35,8 @@ class EmbeddingSumNorm(Operator):
         + grid(shape=[(3, 5)], vocab_size=[4], cols=[33], types=[1], weight_dtype=[fp32], dtype=[bf16])
         + grid(shape=[(0, 4), (2, 0)], vocab_size=[4], cols=[8], dtype=[fp32])
     )
-    sweep = grid(model=models("bert-base", "bert-large"), seq_len=SEQ_LENS, padded=[0.0, 0.5], dtype=[bf16])
+    # From two texts on: with one, the gradient of the whole vocabulary hides all else.
+    sweep = grid(model=models("bert-base", "bert-large"), seq_len=SEQ_LENS[1:], padded=[0.0, 0.5], dtype=[bf16])
     hostile = {"shape": (2, 3), "vocab_size": 7, "cols": 24, "dtype": fp32}
     vast = {"shape": (4096, 513), "vocab_size": 30522, "cols": 1024, "dtype": bf16}
     grad = True
