@@ -32,7 +32,7 @@ class PatchEmbed(Operator):
         + grid(shape=[(1, 1, 48, 48)], patch=[2], width=[3], dtype=[fp32, bf16])
         + grid(shape=[(1, 3, 16, 32)], patch=[16], width=[130], dtype=[bf16])
     )
-    sweep = grid(model=models("vit-b", "clip-vit-l", "vit-l", "vit-h"), seq_len=SEQ_LENS, dtype=[bf16])
+    sweep = grid(model=models("vit-b", "vit-l", "clip-vit-l", "vit-h"), seq_len=SEQ_LENS, dtype=[bf16])
     hostile = {"shape": (2, 2, 4, 6), "patch": 2, "width": 5, "dtype": fp32}
     vast = {"shape": (14300, 3, 224, 224), "patch": 16, "width": 768, "dtype": bf16}
     grad = True

@@ -24,6 +24,15 @@ from kernels._window_tiles import (
 
 
 @triton.jit
+def _keep(part_ptr, ds, first, begun, TOKENS: tl.constexpr):
+    """Store a tile of the sums of ds, its queries from `first` on; if they have begun, on top of what stands there."""
+    query, key = first + tl.arange(0, ds.shape[0])[:, None], tl.arange(0, ds.shape[1])[None, :]
+    inside = (query < TOKENS) & (key < TOKENS)
+    before = tl.load(part_ptr + query * TOKENS + key, mask=inside & begun, other=0.0)
+    tl.store(part_ptr + query * TOKENS + key, before + ds, mask=inside)
+
+
+@triton.jit
 def _backward(
     q_ptr, k_ptr, v_ptr, table_ptr, do_ptr, grad_ptrs, strides, size, counts, scale,
     DIM: tl.constexpr, WINDOW: tl.constexpr, SHIFTED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -35,7 +44,6 @@ def _backward(
     bias = load_bias(table_ptr, strides[4], head, 0, WINDOW, BLOCK_M, BLOCK_N)
     part_ptr = partials_ptr if partials_ptr is None else partials_ptr + tl.program_id(0).to(tl.int64) * TOKENS * TOKENS
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    key = tl.arange(0, BLOCK_N)[None, :]
     query_part, key_part = parts(0, size[2], WINDOW, BLOCK_M, 0), parts(0, size[2], WINDOW, BLOCK_N, 4)
     for window in tl.range(group, windows, tl.num_programs(0) // heads):
         at_keys, there = tokens(window, 0, size, WINDOW, BLOCK_N)
@@ -61,17 +69,11 @@ def _backward(
             elif partials_ptr is not None:
                 # Between two windows a partial may pass from one thread of the program to another.
                 tl.debug_barrier()
-                query = tile * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
-                partial_ptr = part_ptr + query * TOKENS + key
-                kept = (query < TOKENS) & (key < TOKENS)
-                before = tl.load(partial_ptr, mask=kept & (window != group), other=0.0)
-                tl.store(partial_ptr, before + ds, mask=kept)
+                _keep(part_ptr, ds, tile * BLOCK_M, window != group, TOKENS)
         store_tokens(dk_ptr, dk * scale, strides[5], head, at_keys, there, DIM)
         store_tokens(dv_ptr, dv, strides[5], head, at_keys, there, DIM)
     if TOKENS <= BLOCK_M and partials_ptr is not None:
-        query = tl.arange(0, BLOCK_M)[:, None]
-        partial_ptr = part_ptr + query * TOKENS + key
-        tl.store(partial_ptr, total, mask=(query < TOKENS) & (key < TOKENS))
+        _keep(part_ptr, total, 0, False, TOKENS)
 
 
 @triton.jit

@@ -9,7 +9,8 @@ A program owns one tile of a result. Tiles that read the same rows run side by s
 BLOCK), so that pixels and dout come from memory about once and otherwise from L2, where the weight lies all the time.
 dweight is small and its sums are long: programs share out the rows, each keeps its sums in fp32 in its own part, and
 torch adds the parts in a fixed order; those that own the first columns of dweight sum dbias on the way. Pixels along
-the row of a patch lie side by side: 16 of them are two accesses of 128 bits, 14 are seven of 32.
+the row of a patch lie side by side: 16 of them are two accesses of 128 bits, 14 are seven of 32 (K is a constant, so
+that the compiler knows what divides it).
 Source: Dosovitskiy et al. 2020, arXiv:2010.11929; implicit GEMM: Chetlur et al. 2014, arXiv:1410.0759.
 """
 
@@ -35,13 +36,13 @@ def _config(m: int, n: int, k: int, warps: int, stages: int) -> triton.Config:
 
 # By bytes of an element. The first of 16 bits fits 99 KiB of shared memory, and on gfx942 its 64 KiB.
 TILES = {
-    2: [_config(128, 128, 32, 8, 4), _config(128, 128, 64, 8, 3), _config(128, 256, 64, 8, 3)],
+    2: [_config(128, 128, 32, 8, 4), _config(128, 256, 64, 8, 3)],
     4: [_config(64, 32, 32, 4, 2)],
 }
 
 
 def _tuned(kernel: Any) -> dict[int, Any]:
-    return {size: tune(tiles, key=["width", "depth"])(kernel) for size, tiles in TILES.items()}
+    return {size: tune(tiles, key=["width", "DEPTH"])(kernel) for size, tiles in TILES.items()}
 
 
 @triton.jit
@@ -62,20 +63,20 @@ def _cols(col, strides, P: tl.constexpr):
 
 @triton.jit
 def _forward(
-    pixels_ptr, weight_ptr, bias_ptr, out_ptr, strides, size, rows, width, depth,
-    P: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    pixels_ptr, weight_ptr, bias_ptr, out_ptr, strides, size, rows, width,
+    DEPTH: tl.constexpr, P: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     across = tl.cdiv(width, BLOCK_N)
     row = tl.program_id(0) // across * BLOCK_M + tl.arange(0, BLOCK_M)
     col = tl.program_id(0) % across * BLOCK_N + tl.arange(0, BLOCK_N)
     pixels_ptr += _rows(row, strides, size, P)[:, None]
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for start in range(0, depth, BLOCK_K):
+    for start in range(0, DEPTH, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
-        inside = (row < rows)[:, None] & (k < depth)[None, :]
+        inside = (row < rows)[:, None] & (k < DEPTH)[None, :]
         patches = tl.load(pixels_ptr + _cols(k, strides, P)[None, :], mask=inside, other=0.0)
-        inside = (k < depth)[:, None] & (col < width)[None, :]
-        weight = tl.load(weight_ptr + col[None, :] * depth + k[:, None], mask=inside, other=0.0)
+        inside = (k < DEPTH)[:, None] & (col < width)[None, :]
+        weight = tl.load(weight_ptr + col[None, :] * DEPTH + k[:, None], mask=inside, other=0.0)
         total = tl.dot(patches, weight, total, input_precision="ieee")
     if bias_ptr is not None:
         total += tl.load(bias_ptr + col, mask=col < width, other=0.0).to(tl.float32)[None, :]
@@ -86,11 +87,11 @@ def _forward(
 
 @triton.jit
 def _dpixels(
-    dout_ptr, weight_ptr, dpixels_ptr, strides, size, rows, width, depth,
-    P: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    dout_ptr, weight_ptr, dpixels_ptr, strides, size, rows, width,
+    DEPTH: tl.constexpr, P: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """A tile is BLOCK_N pixels of BLOCK_M patches, its sums go over the columns of dout."""
-    across = tl.cdiv(depth, BLOCK_N)
+    across = tl.cdiv(DEPTH, BLOCK_N)
     row = tl.program_id(0) // across * BLOCK_M + tl.arange(0, BLOCK_M)
     k = tl.program_id(0) % across * BLOCK_N + tl.arange(0, BLOCK_N)
     dout_ptr += row.to(tl.int64)[:, None] * width
@@ -99,21 +100,21 @@ def _dpixels(
         col = start + tl.arange(0, BLOCK_K)
         inside = (row < rows)[:, None] & (col < width)[None, :]
         dout = tl.load(dout_ptr + col[None, :], mask=inside, other=0.0)
-        inside = (col < width)[:, None] & (k < depth)[None, :]
-        weight = tl.load(weight_ptr + col[:, None] * depth + k[None, :], mask=inside, other=0.0)
+        inside = (col < width)[:, None] & (k < DEPTH)[None, :]
+        weight = tl.load(weight_ptr + col[:, None] * DEPTH + k[None, :], mask=inside, other=0.0)
         total = tl.dot(dout, weight, total, input_precision="ieee")
-    inside = (row < rows)[:, None] & (k < depth)[None, :]
+    inside = (row < rows)[:, None] & (k < DEPTH)[None, :]
     dpixels_ptrs = dpixels_ptr + _rows(row, strides, size, P)[:, None] + _cols(k, strides, P)[None, :]
     tl.store(dpixels_ptrs, total.to(dpixels_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _dweight(
-    pixels_ptr, dout_ptr, dweight_ptr, dbias_ptr, strides, size, rows, width, depth, splits,
-    P: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    pixels_ptr, dout_ptr, dweight_ptr, dbias_ptr, strides, size, rows, width, splits,
+    DEPTH: tl.constexpr, P: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """A tile is BLOCK_M columns of dout times BLOCK_N pixels of a patch, its sums go over a share of the rows."""
-    across = tl.cdiv(depth, BLOCK_N)
+    across = tl.cdiv(DEPTH, BLOCK_N)
     split, tile = tl.program_id(0) % splits, tl.program_id(0) // splits
     col = tile // across * BLOCK_M + tl.arange(0, BLOCK_M)
     k = tile % across * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -124,15 +125,17 @@ def _dweight(
         row = start + tl.arange(0, BLOCK_K)
         inside = (col < width)[:, None] & (row < rows)[None, :]
         dout = tl.load(dout_ptr + row.to(tl.int64)[None, :] * width + col[:, None], mask=inside, other=0.0)
-        inside = (row < rows)[:, None] & (k < depth)[None, :]
+        inside = (row < rows)[:, None] & (k < DEPTH)[None, :]
         patches = tl.load(pixels_ptr + _rows(row, strides, size, P)[:, None], mask=inside, other=0.0)
         total = tl.dot(dout, patches, total, input_precision="ieee")
         sums += dout.to(tl.float32)
-    inside = (col < width)[:, None] & (k < depth)[None, :]
-    dweight_ptr += split.to(tl.int64) * width * depth
-    tl.store(dweight_ptr + col[:, None] * depth + k[None, :], total, mask=inside)
+    inside = (col < width)[:, None] & (k < DEPTH)[None, :]
+    dweight_ptr += split.to(tl.int64) * width * DEPTH
+    dweight = total.to(dweight_ptr.dtype.element_ty)
+    tl.store(dweight_ptr + col[:, None] * DEPTH + k[None, :], dweight, mask=inside)
     if dbias_ptr is not None:
-        tl.store(dbias_ptr + split * width + col, tl.sum(sums, axis=1), mask=(col < width) & (tile % across == 0))
+        dbias = tl.sum(sums, axis=1).to(dbias_ptr.dtype.element_ty)
+        tl.store(dbias_ptr + split * width + col, dbias, mask=(col < width) & (tile % across == 0))
 
 
 FORWARD, DPIXELS, DWEIGHT = _tuned(_forward), _tuned(_dpixels), _tuned(_dweight)
@@ -141,6 +144,11 @@ FORWARD, DPIXELS, DWEIGHT = _tuned(_forward), _tuned(_dpixels), _tuned(_dweight)
 def _tiles(height: int, width: int) -> Any:
     """The programs of a launch that owns tiles of a (height, width) matrix, by its configuration."""
     return lambda meta: (triton.cdiv(height, meta["BLOCK_M"]) * triton.cdiv(width, meta["BLOCK_N"]),)
+
+
+def _added(parts: Tensor, dtype: torch.dtype) -> Tensor:
+    """The sum of parts that lie behind each other."""
+    return parts[0] if len(parts) == 1 else parts.sum(0).to(dtype)
 
 
 def _sizes(pixels: Tensor, weight: Tensor) -> tuple[tuple[int, int], int, int, int]:
@@ -161,8 +169,9 @@ class _PatchEmbed(torch.autograd.Function):
             bias = None if bias is None else bias.contiguous()
             with device_of(pixels):
                 FORWARD[pixels.element_size()][_tiles(rows, width)](
-                    pixels, weight.contiguous(), bias, out, pixels.stride(), grid, rows, width, depth, P=weight.shape[2]
-                )
+                    pixels, weight.contiguous(), bias, out, pixels.stride(), grid, rows, width,
+                    DEPTH=depth, P=weight.shape[2],
+                )  # fmt: skip
         return out
 
     @staticmethod
@@ -171,7 +180,7 @@ class _PatchEmbed(torch.autograd.Function):
         pixels, weight = ctx.saved_tensors
         needs_pixels, needs_weight, needs_bias = ctx.needs_input_grad
         grid, rows, width, depth = _sizes(pixels, weight)
-        dout, size, constants = dout.contiguous(), pixels.element_size(), {"P": weight.shape[2]}
+        dout, size, constants = dout.contiguous(), pixels.element_size(), {"DEPTH": depth, "P": weight.shape[2]}
         dpixels = torch.empty(pixels.shape, dtype=pixels.dtype, device=pixels.device) if needs_pixels else None
         # So many that each processor has two programs, at tiles of 128 x 128 entries.
         tiles = triton.cdiv(width, 128) * triton.cdiv(depth, 128)
@@ -179,16 +188,18 @@ class _PatchEmbed(torch.autograd.Function):
         with device_of(pixels):
             if dpixels is not None and rows:
                 DPIXELS[size][_tiles(rows, depth)](
-                    dout, weight.contiguous(), dpixels, dpixels.stride(), grid, rows, width, depth, **constants
+                    dout, weight.contiguous(), dpixels, dpixels.stride(), grid, rows, width, **constants
                 )
-            parts = torch.empty(splits, width, depth, dtype=torch.float32, device=dout.device)
-            sums = torch.empty(splits, width, dtype=torch.float32, device=dout.device) if needs_bias else None
+            # One part is the sum itself.
+            kept = weight.dtype if splits == 1 else torch.float32
+            parts = torch.empty(splits, width, depth, dtype=kept, device=dout.device)
+            sums = torch.empty(splits, width, dtype=kept, device=dout.device) if needs_bias else None
             if needs_weight or needs_bias:
                 DWEIGHT[size][lambda meta: (_tiles(width, depth)(meta)[0] * splits,)](
-                    pixels, dout, parts, sums, pixels.stride(), grid, rows, width, depth, splits, **constants
+                    pixels, dout, parts, sums, pixels.stride(), grid, rows, width, splits, **constants
                 )
-        dweight = parts.sum(0).to(weight.dtype).view(weight.shape) if needs_weight else None
-        return dpixels, dweight, None if sums is None else sums.sum(0).to(weight.dtype)
+        dweight = _added(parts, weight.dtype).view(weight.shape) if needs_weight else None
+        return dpixels, dweight, None if sums is None else _added(sums, weight.dtype)
 
 
 def patch_embed(pixels: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
