@@ -165,13 +165,11 @@ class WindowAttention(Operator):
         def run() -> Tensor:
             mask = None if bias_table is None else bias_table[position].permute(2, 0, 1)[None].to(q.dtype)
             if apart is not None:
-                mask = (torch.zeros((), dtype=q.dtype, device=q.device) if mask is None else mask).masked_fill(
-                    apart, float("-inf")
-                )
-            windows = (partitioned(x, window, shift) for x in (q, k, v))
-            return joined(
-                functional.scaled_dot_product_attention(*windows, attn_mask=mask, scale=scale), size, window, shift
-            )
+                mask = torch.zeros((), dtype=q.dtype, device=q.device) if mask is None else mask
+                mask = mask.masked_fill(apart, float("-inf"))
+            parts = [partitioned(x, window, shift) for x in (q, k, v)]
+            o = functional.scaled_dot_product_attention(parts[0], parts[1], parts[2], attn_mask=mask, scale=scale)
+            return joined(o, size, window, shift)
 
         return run
 
@@ -192,8 +190,9 @@ class WindowAttention(Operator):
         compiled = torch.compile(flex_attention, dynamic=False, fullgraph=True)
 
         def run() -> Tensor:
-            windows = (partitioned(x, window, shift).contiguous() for x in (q, k, v))
-            return joined(compiled(*windows, score_mod=modified, scale=scale), size, window, shift)
+            parts = [partitioned(x, window, shift).contiguous() for x in (q, k, v)]
+            o: Any = compiled(parts[0], parts[1], parts[2], score_mod=modified, scale=scale)
+            return joined(o, size, window, shift)
 
         return run
 

@@ -101,7 +101,9 @@ def backward(
     q, k, v, table = saved
     grads = [torch.empty(q.shape, dtype=q.dtype, device=q.device) for _ in range(3)]
     sizes, constants, wide, _, groups = shape_of(q, window, shift, LEAST_BACKWARD if needs_table else 1)
-    heads, dtable, partials = q.shape[3], None, None
+    heads = q.shape[3]
+    dtable: Tensor | None = None
+    partials: Tensor | None = None
     if needs_table:
         dtable = torch.empty(table.shape, dtype=table.dtype, device=q.device)
         partials = torch.empty(groups, heads, window**4, dtype=torch.float32, device=q.device)

@@ -95,7 +95,9 @@ class _WindowAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, do: Tensor) -> tuple[Tensor | None, ...]:
-        return *backward(ctx.saved_tensors, do, *ctx.options, ctx.needs_input_grad[3]), None, None, None
+        window, shift, scale = ctx.options
+        grads = backward(ctx.saved_tensors, do, window, shift, scale, ctx.needs_input_grad[3])
+        return *grads, None, None, None
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, window: int, shift: int, scale: float | None) -> None:

@@ -42,6 +42,6 @@ def window_attention(
     region = _windows(region.expand(batch, -1, -1), window)
     apart = (region[:, :, None] != region[:, None, :])[:, None]
     scores = scores.to(torch.promote_types(q.dtype, torch.float32)).masked_fill(apart, float("-inf"))
-    o = (scores.softmax(-1).to(v.dtype) @ v).transpose(1, 2)
-    o = o.unflatten(1, (window, window)).unflatten(0, (batch, height // window, width // window)).transpose(2, 3)
-    return o.flatten(3, 4).flatten(1, 2).roll((shift, shift), (1, 2))
+    o: Tensor = (scores.softmax(-1).to(v.dtype) @ v).transpose(1, 2)
+    o = o.unflatten(1, (window, window)).unflatten(0, (batch, height // window, width // window))
+    return o.transpose(2, 3).flatten(3, 4).flatten(1, 2).roll((shift, shift), (1, 2))
