@@ -43,17 +43,23 @@ def _mean(logprob_ptr, targets_ptr, loss_ptr, factor_ptr, rows, ignore_index, BL
     tl.store(factor_ptr, factor)
 
 
+def mean(logprob: Tensor, targets: Tensor, ignore_index: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Minus the mean of logprob over the rows that count, and minus one over their number."""
+    loss = torch.empty((), dtype=dtype, device=logprob.device)
+    factor = torch.empty((), dtype=torch.float32, device=logprob.device)
+    with device_of(logprob):
+        _mean[(1,)](
+            logprob, targets.contiguous(), loss, factor, len(logprob), ignore_index, BLOCK_ROWS=BLOCK_ROWS, num_warps=8
+        )
+    return loss, factor
+
+
 def _launch_forward(
     logits: Tensor, targets: Tensor, ignore_index: int, label_smoothing: float, keep: bool
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """The loss, what the backward needs of each row (if it is to be kept), and minus one over the rows that count."""
     logprob, stats = _logprob.forward(logits, targets, ignore_index, label_smoothing, keep)
-    loss = torch.empty((), dtype=logits.dtype, device=logits.device)
-    factor = torch.empty((), dtype=torch.float32, device=logits.device)
-    with device_of(logits):
-        _mean[(1,)](
-            logprob, targets.contiguous(), loss, factor, len(logits), ignore_index, BLOCK_ROWS=BLOCK_ROWS, num_warps=8
-        )
+    loss, factor = mean(logprob, targets, ignore_index, logits.dtype)
     return loss, stats, factor
 
 
