@@ -1,0 +1,132 @@
+"""Losses of a linear layer's outputs store no outputs, pass ignored rows by, and give the same gradients in chunks."""
+
+# ruff: noqa: E402 - whether kernels are interpreted is decided before they are imported
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+import torch
+
+from bench.core import device
+
+DEVICE = device.choose()
+
+import kernels._chunked
+import kernels.cross_entropy
+import kernels.linear_cross_entropy
+import reference.linear_cross_entropy
+from bench import bench_linear_cross_entropy
+from bench.core import memory
+from bench.core.case import Make, bf16, fp32
+from bench.core.trial import Trial
+from tests.test_losses import ROUNDED_UP, _NotLaunched, _Unwritten
+
+LONG: dict[str, Any] = {"rows": 8192, "cols": 131072, "depth": 4096, "dtype": bf16}
+LOGITS = 2 * LONG["rows"] * LONG["cols"]
+linear_cross_entropy = kernels.linear_cross_entropy.linear_cross_entropy
+
+
+@pytest.fixture
+def not_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in [
+        (kernels._chunked, "_order_kernel"),
+        (kernels.linear_cross_entropy, "_join_kernel"),
+        (kernels.cross_entropy, "_mean"),
+    ]:
+        monkeypatch.setattr(module, name, _NotLaunched())
+    for module in (kernels._chunked, kernels.linear_cross_entropy):
+        monkeypatch.setattr(module, "launch_tiles", lambda *_, **__: None)
+
+
+def _needs(mode: str, sizes: dict[str, Any], make: type[Make]) -> memory.Memory:
+    declared = bench_linear_cross_entropy.LinearCrossEntropy()
+    trial = Trial(declared.provider("triton"), declared.inputs(make(DEVICE), **sizes), mode)
+    trial.once()
+    gc.collect()
+    return memory.measure(trial, DEVICE)
+
+
+@pytest.mark.usefixtures("not_launched")
+def test_training_needs_a_tenth_more_than_its_gradients_at_vocabulary_128k_and_length_8k() -> None:
+    needs = _needs("bwd", LONG, _Unwritten)
+    rows, depth = LONG["rows"], LONG["depth"]
+    assert needs.least_bytes >= 2 * depth * (rows + LONG["cols"]), "expected both gradients among what is needed"
+    chunk, rest = 2 * kernels._chunked.CHUNK, 2 * rows * depth
+    assert needs.peak_bytes <= needs.least_bytes + chunk + rest + 28 * rows + ROUNDED_UP
+    assert needs.peak_bytes <= 1.1 * needs.least_bytes
+    assert needs.saved_bytes is not None
+    assert needs.saved_bytes <= 12 * rows + ROUNDED_UP, "expected an order and two sums of a row to wait"
+
+
+@pytest.mark.usefixtures("not_launched")
+def test_evaluation_needs_a_500th_of_the_logits() -> None:
+    needs = _needs("fwd", LONG, _Unwritten)
+    assert 0 < needs.peak_bytes <= LOGITS / 512 + 12 * LONG["rows"] + ROUNDED_UP
+
+
+@pytest.mark.parametrize("mode", ["fwd", "bwd"])
+def test_what_runs_needs_no_more_than_what_is_not_launched(mode: str) -> None:
+    rows, cols, depth = 48, 300, 64
+    needs = _needs(mode, {"rows": rows, "cols": cols, "depth": depth, "dtype": bf16}, Make)
+    gradients = 2 * (rows + cols) * depth + 2 * rows * 384 if mode == "bwd" else 0
+    assert gradients < needs.peak_bytes <= gradients + 28 * rows + 2 * ROUNDED_UP
+
+
+@pytest.mark.parametrize("dtype", [fp32, bf16], ids=["fp32", "bf16"])
+def test_gradients_in_chunks_are_those_at_once(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of bf16 to half an ulp, since what it rounds away between chunks is kept."""
+    inputs = bench_linear_cross_entropy.LinearCrossEntropy().inputs(Make(DEVICE), 37, 520, 24, dtype, ignored=0.3)
+    leaves = [inputs[name].requires_grad_() for name in ("hidden", "weight")]
+    whole = torch.autograd.grad(linear_cross_entropy(**inputs), leaves)
+    monkeypatch.setattr(kernels._chunked, "CHUNK", 1)
+    monkeypatch.setattr(kernels._chunked, "LEAST_COLS", 256)
+    chunked = torch.autograd.grad(linear_cross_entropy(**inputs), leaves)
+    for one, other in zip(whole, chunked, strict=True):
+        torch.testing.assert_close(one, other, rtol=torch.finfo(dtype).eps, atol=1e-8)
+
+
+def test_rows_that_do_not_count_are_not_looked_at() -> None:
+    hidden, weight = Make(DEVICE).normal(70, 16, dtype=fp32), Make(DEVICE).normal(40, 16, dtype=fp32)
+    targets = torch.arange(70, device=DEVICE) % 40
+    targets[::2] = -100
+    expected = linear_cross_entropy(hidden[1::2], weight, targets[1::2])
+    hidden[::2] = float("nan")
+    leaves = [hidden.requires_grad_(), weight.requires_grad_()]
+    loss = linear_cross_entropy(hidden, weight, targets)
+    dhidden, dweight = torch.autograd.grad(loss, leaves)
+    torch.testing.assert_close(loss, expected)  # the mean sums in another order
+    assert torch.equal(dhidden[::2], torch.zeros(35, 16, device=DEVICE))
+    assert dweight.isfinite().all()
+
+
+@pytest.mark.parametrize("rows", [1, 7, 8, 9, 30])
+def test_rows_that_count_come_first_in_their_order(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels._chunked, "BLOCK_ROWS", 8)
+    targets = Make(DEVICE).integers(0, 3, rows, dtype=torch.int64)
+    order = kernels._chunked.order_of(targets, 0).tolist()
+    counting = [row for row in range(rows) if targets[row] != 0]
+    assert order[-1] == len(counting)
+    assert order[: len(counting)] == counting
+    assert sorted(order[:-1]) == list(range(rows))
+
+
+@pytest.mark.parametrize("target", [-1, 40, 2**31 - 1, 2**40])
+def test_a_target_outside_of_the_vocabulary_is_nan(target: int) -> None:
+    hidden, weight = Make(DEVICE).normal(3, 16, dtype=fp32).requires_grad_(), Make(DEVICE).normal(40, 16, dtype=fp32)
+    loss = linear_cross_entropy(hidden, weight, torch.tensor([0, target, 39], device=DEVICE))
+    (dhidden,) = torch.autograd.grad(loss, hidden)
+    assert loss.isnan()
+    assert dhidden.isnan().all(-1).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("frozen", ["hidden", "weight"])
+def test_what_is_frozen_has_no_gradient(frozen: str) -> None:
+    inputs = bench_linear_cross_entropy.LinearCrossEntropy().inputs(Make(DEVICE), 9, 40, 16, fp32)
+    (name,) = {"hidden", "weight"} - {frozen}
+    leaf = inputs[name].requires_grad_()
+    (gradient,) = torch.autograd.grad(linear_cross_entropy(**inputs), leaf)
+    (expected,) = torch.autograd.grad(reference.linear_cross_entropy.linear_cross_entropy(**inputs), leaf)
+    torch.testing.assert_close(gradient, expected)
