@@ -25,27 +25,25 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels._attention_tiles import dot, place
+from kernels._attention_tiles import place
 from kernels._launch import device_of, tune
 
 CHUNK, LEAST_COLS = 1 << 24, 2048  # entries of the slopes in memory, and columns of them for tiles to fill a GPU
 BLOCK_ROWS = 1024
 EVEN = 64  # what every BLOCK_K divides
 
-# Of 16-bit matrices, the first fits 99 KiB of shared memory and, on gfx942, 64; of fp32, whose products are not those
-# of tensor cores, what registers hold.
-TILES = {
-    2: [
-        triton.Config({"BLOCK_M": 128, "BLOCK_N": n, "BLOCK_K": 64, "GROUP": 16}, num_warps=8, num_stages=3)
-        for n in (128, 256)
-    ],
-    4: [triton.Config({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "GROUP": 16}, num_warps=8, num_stages=2)],
-}
+# Of 16-bit matrices tiles 128 columns wide fit 99 KiB of shared memory and, on gfx942, 64; of fp32, whose products are
+# not those of tensor cores, what registers hold.
+WIDE, NARROW = (
+    triton.Config({"BLOCK_M": 128, "BLOCK_N": n, "BLOCK_K": 64, "GROUP": 16}, num_warps=8, num_stages=3)
+    for n in (256, 128)
+)
+OF_FP32 = triton.Config({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "GROUP": 16}, num_warps=8, num_stages=2)
 
 
-def tuned(kernel: Any) -> dict[int, Any]:
-    """The kernel by bytes of an element, tuned over its tiles for each `tuned_for`."""
-    return {size: tune(tiles, key=["tuned_for"])(kernel) for size, tiles in TILES.items()}
+def tuned(kernel: Any, *tiles: triton.Config) -> dict[int, Any]:
+    """The kernel by bytes of an element, tuned over these tiles, or over its one of fp32, for each `tuned_for`."""
+    return {2: tune(tiles, key=["tuned_for"])(kernel), 4: tune([OF_FP32], key=["tuned_for"])(kernel)}
 
 
 @triton.jit
@@ -56,28 +54,26 @@ def counted(order_ptr, rows):
 
 @triton.jit
 def row_of(order_ptr, at, count):
-    """The rows that stand at these places; 0 for places that are not below `count`."""
-    if order_ptr is None:
-        return at.to(tl.int64)
-    return tl.load(order_ptr + at, mask=at < count, other=0).to(tl.int64)
+    """The rows that stand at these places; behind the last of `count` places that one again."""
+    at = tl.minimum(at, count - 1)
+    return at.to(tl.int64) if order_ptr is None else tl.load(order_ptr + at).to(tl.int64)
 
 
 @triton.jit
-def scores(matrices, row, row_inside, col, col_inside, K, BLOCK_K: tl.constexpr, EVEN_K: tl.constexpr):
-    """A tile of left @ right^T in fp32; zero where a row or a column is not inside."""
+def scores(matrices, row, col, cols, K, BLOCK_K: tl.constexpr, EVEN_K: tl.constexpr):
+    """A tile of left @ right^T in fp32. Columns from `cols` on are the last one again: masks would take registers."""
     left_ptr, right_ptr, strides = matrices
     k = tl.arange(0, BLOCK_K)
     left_ptr += row[:, None] * strides[0] + k[None, :]
-    right_ptr += col[None, :] * strides[1] + k[:, None]
+    right_ptr += tl.minimum(col, cols - 1).to(tl.int64)[None, :] * strides[1] + k[:, None]
     x = tl.zeros((row.shape[0], col.shape[0]), tl.float32)
     for start in range(0, K, BLOCK_K):
-        left_inside, right_inside = row_inside[:, None], col_inside[None, :]
-        if not EVEN_K:
-            left_inside &= (k < K - start)[None, :]
-            right_inside &= (k < K - start)[:, None]
-        left = tl.load(left_ptr, mask=left_inside, other=0.0)
-        right = tl.load(right_ptr, mask=right_inside, other=0.0)
-        x = dot(left, right, x)
+        if EVEN_K:
+            left, right = tl.load(left_ptr), tl.load(right_ptr)
+        else:
+            left = tl.load(left_ptr, mask=(k < K - start)[None, :], other=0.0)
+            right = tl.load(right_ptr, mask=(k < K - start)[:, None], other=0.0)
+        x = tl.dot(left, right, x, input_precision="ieee")
         left_ptr += BLOCK_K
         right_ptr += BLOCK_K
     return x
@@ -101,7 +97,7 @@ def _right_kernel(
         slopes = tl.load(slopes_ptrs, mask=(at < count)[:, None] & (m < width)[None, :], other=0.0)
         left_ptrs = left_ptr + row[:, None] * strides[0] + n[None, :]
         left = tl.load(left_ptrs, mask=(at < count)[:, None] & (n < K)[None, :], other=0.0)
-        total = dot(slopes.T, left, total)
+        total = tl.dot(slopes.T, left, total, input_precision="ieee")
     dright_ptrs = dright_ptr + (first + m).to(tl.int64)[:, None] * K + n[None, :]
     # Where no row counts the factor is NaN, and the gradient nothing.
     total *= tl.where(count > 0, tl.load(factor_ptr), 0.0)
@@ -129,7 +125,7 @@ def _left_kernel(
         inside = k < width - start
         slopes = tl.load(slopes_ptr, mask=(at < count)[:, None] & inside[None, :], other=0.0)
         right = tl.load(right_ptr, mask=inside[:, None] & (n < K)[None, :], other=0.0)
-        total = dot(slopes, right, total)
+        total = tl.dot(slopes, right, total, input_precision="ieee")
         slopes_ptr += BLOCK_K
         right_ptr += BLOCK_K * tl.cast(strides[0], tl.int64)
     place_of = row_of(order_ptr, at, rows)[:, None] * K + n[None, :]
@@ -160,7 +156,8 @@ def _order_kernel(targets_ptr, order_ptr, rows, ignore_index, BLOCK_ROWS: tl.con
     tl.store(order_ptr + rows, count)
 
 
-RIGHT, LEFT = tuned(_right_kernel), tuned(_left_kernel)
+# What is first spills nowhere on sm_80, sm_90 and sm_100.
+RIGHT, LEFT = tuned(_right_kernel, WIDE, NARROW), tuned(_left_kernel, NARROW)
 
 
 def as_matrix(x: Tensor) -> Tensor:

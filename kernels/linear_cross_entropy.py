@@ -26,6 +26,8 @@ from torch.autograd.function import once_differentiable
 
 from kernels._chunked import (
     EVEN,
+    NARROW,
+    WIDE,
     as_matrix,
     counted,
     gradients,
@@ -45,6 +47,12 @@ JOINED = 32  # rows of a program that joins splits
 
 
 @triton.jit
+def _column(target, cols):
+    """The column of a target, -1 if it is none: 32 bits, since tiles of 64-bit ones take registers."""
+    return tl.where((target >= 0) & (target < cols), target, -1).to(tl.int32)
+
+
+@triton.jit
 def _forward_kernel(
     hidden_ptr, weight_ptr, targets_ptr, order_ptr, chosen_ptr, parts_ptr, strides, sizes, tuned_for,  # noqa: ARG001
     SPLIT: tl.constexpr, EVEN_K: tl.constexpr,
@@ -57,15 +65,15 @@ def _forward_kernel(
         return
     at = group * BLOCK_M + tl.arange(0, BLOCK_M)
     row = row_of(order_ptr, at, count)
-    target = tl.load(targets_ptr + row, mask=at < count, other=-1)
+    target = _column(tl.load(targets_ptr + row, mask=at < count, other=-1), cols)
     # Begun at a finite number: behind a first -inf, -inf - peak would be NaN.
     peak = tl.full((BLOCK_M,), LOWEST, tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
     chosen = tl.zeros((BLOCK_M,), tl.float32)
     first = split * SPLIT
     for start in range(first, tl.minimum(first + SPLIT, cols), BLOCK_N):
-        col = (start + tl.arange(0, BLOCK_N)).to(tl.int64)
-        x = scores((hidden_ptr, weight_ptr, strides), row, at < count, col, col < cols, K, BLOCK_K, EVEN_K)
+        col = start + tl.arange(0, BLOCK_N)
+        x = scores((hidden_ptr, weight_ptr, strides), row, col, cols, K, BLOCK_K, EVEN_K)
         x = tl.where((col < cols)[None, :], x, -float("inf"))
         before = peak
         peak = tl.maximum(peak, tl.max(x, 1))
@@ -75,7 +83,7 @@ def _forward_kernel(
     parts_ptr += split.to(tl.int64) * 2 * rows + at
     tl.store(parts_ptr, peak, mask=at < count)
     tl.store(parts_ptr + rows, total, mask=at < count)
-    tl.store(chosen_ptr + at, chosen, mask=(at < count) & (target // SPLIT == split) & (target < cols))
+    tl.store(chosen_ptr + at, chosen, mask=(at < count) & (target >= 0) & (target // SPLIT == split))
 
 
 @triton.jit
@@ -117,11 +125,11 @@ def _slopes_kernel(
     at = group * BLOCK_M + tl.arange(0, BLOCK_M)
     row = row_of(order_ptr, at, count)
     place_of = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-    col = (first + place_of).to(tl.int64)
-    x = scores((hidden_ptr, weight_ptr, strides), row, at < count, col, place_of < width, K, BLOCK_K, EVEN_K)
+    col = first + place_of
+    x = scores((hidden_ptr, weight_ptr, strides), row, col, first + width, K, BLOCK_K, EVEN_K)
     top = tl.load(stats_ptr + at, mask=at < count, other=0.0)
     total = tl.load(stats_ptr + rows + at, mask=at < count, other=1.0)
-    target = tl.load(targets_ptr + row, mask=at < count, other=-1)
+    target = _column(tl.load(targets_ptr + row, mask=at < count, other=-1), first + width)
     slopes = tl.exp2((x - top[:, None]) * LOG2E) * (1 / total)[:, None]
     slopes -= tl.where(col[None, :] == target[:, None], 1.0, 0.0)
     slopes_ptr += at[:, None] * strides[2] + place_of[None, :]
@@ -130,7 +138,7 @@ def _slopes_kernel(
     )
 
 
-FORWARD, SLOPES = tuned(_forward_kernel), tuned(_slopes_kernel)
+FORWARD, SLOPES = (tuned(kernel, NARROW, WIDE) for kernel in (_forward_kernel, _slopes_kernel))
 
 
 def _launch_forward(
