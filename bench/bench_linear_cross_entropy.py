@@ -45,7 +45,8 @@ class LinearCrossEntropy(Operator):
     reference = staticmethod(reference.linear_cross_entropy.linear_cross_entropy)
     # Borders of tiles and of splits; depths odd and even; no rows, and none that counts.
     checks = (
-        grid(rows=[1, 37], cols=[1, 130], depth=[1, 40], dtype=[fp32])
+        grid(rows=[1, 37], cols=[1, 130], depth=[40], dtype=[fp32])
+        + grid(rows=[3], cols=[5], depth=[1], dtype=[fp32])
         + grid(rows=[70], cols=[257], depth=[64, 72], ignored=[0.4], dtype=[fp32, fp16, bf16])
         + grid(rows=[130], cols=[140], depth=[128], ignored=[0.1], dtype=[bf16])
         + grid(rows=[9], cols=[2100], depth=[16], ignored=[0.2], dtype=[fp32])

@@ -1,0 +1,242 @@
+"""loss = mean over rows of KL(p || q), p = softmax(t / T), q = softmax(s / T), without the logits s and t in memory.
+
+s = hidden @ weight^T is the student's, t = teacher_hidden @ teacher_weight^T the teacher's, T the temperature. hidden
+(rows, K), weight (V, K), teacher_hidden (rows, L), teacher_weight (V, L), loss a number. With d the gradient of loss
+the slopes are q - p, and dhidden = (d / (rows T)) slopes @ weight, dweight = (d / (rows T)) slopes^T @ hidden; the
+teacher is not taught.
+
+Forward: one program owns BLOCK_M rows and SPLIT columns of the vocabulary, over which it walks with both products and
+an online softmax of each. KL(p || q) = sum p (t - s) / T - lse(t / T) + lse(s / T), so that one walk is enough: beside
+the two sums there is one of 2^(t - top) (t - s), faded with them whenever top rises. It leaves 20 bytes for each row;
+a second launch joins them. Backward: `kernels._chunked` has the slopes made anew, a chunk of the vocabulary at a time.
+In all 4 V (K + L) + 4 V K operations a row. Memory: 20 bytes a row for each SPLIT columns; in the backward one chunk of
+slopes, and what it rounds away of dhidden.
+Source: Hinton et al. 2015, arXiv:1503.02531, without its factor T^2; Wijmans et al. 2024, arXiv:2411.09009 (splits).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from kernels._chunked import EVEN, NARROW, as_matrix, gradients, launch_tiles, place, row_of, scores, tuned
+from kernels._launch import FLOATS, device_of, expect, expect_inference, expect_like, expect_tensor
+from kernels._logprob import LOG2E, LOWEST
+
+SPLIT = 2048  # columns of a program
+JOINED = 32  # rows of a program that joins splits
+
+Pair = tuple[Tensor, Tensor]
+
+
+@triton.jit
+def _rise(x, peak):
+    """The new maximum of each row, how far it makes old powers fade, and the powers."""
+    higher = tl.maximum(peak, tl.max(x, 1))
+    # Subtract, then scale: in a fused multiply-add the rounded product of a huge peak would be off by more than 1.
+    return higher, tl.exp2((peak - higher) * LOG2E), tl.exp2((x - higher[:, None]) * LOG2E)
+
+
+@triton.jit
+def _forward_kernel(
+    hidden_ptr, weight_ptr, teacher_ptrs, parts_ptr, strides, sizes, cooling, tuned_for,  # noqa: ARG001
+    SPLIT: tl.constexpr, EVEN_K: tl.constexpr, EVEN_L: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    rows, cols, K, L = sizes
+    split, group = place(tl.cdiv(cols, SPLIT), tl.cdiv(rows, BLOCK_M), GROUP)
+    at = group * BLOCK_M + tl.arange(0, BLOCK_M)
+    row = row_of(None, at, rows)
+    student, teacher = (hidden_ptr, weight_ptr, strides[0]), (teacher_ptrs[0], teacher_ptrs[1], strides[1])
+    # Begun at a finite number: behind a first -inf, -inf - peak would be NaN.
+    s_peak = tl.full((BLOCK_M,), LOWEST, tl.float32)
+    t_peak = tl.full((BLOCK_M,), LOWEST, tl.float32)
+    s_total = tl.zeros((BLOCK_M,), tl.float32)
+    t_total = tl.zeros((BLOCK_M,), tl.float32)
+    cross = tl.zeros((BLOCK_M,), tl.float32)
+    first = split * SPLIT
+    for start in range(first, tl.minimum(first + SPLIT, cols), BLOCK_N):
+        col = start + tl.arange(0, BLOCK_N)
+        inside = (col < cols)[None, :]
+        s = scores(student, row, col, cols, K, BLOCK_K, EVEN_K) * cooling
+        t = scores(teacher, row, col, cols, L, BLOCK_K, EVEN_L) * cooling
+        # Where s is infinite its sum is NaN, and so is the divergence.
+        gap = tl.where(inside & (s < float("inf")), t - s, 0.0)
+        s_peak, fade, powers = _rise(tl.where(inside, s, -float("inf")), s_peak)
+        s_total = s_total * fade + tl.sum(powers, 1)
+        t_peak, fade, powers = _rise(tl.where(inside, t, -float("inf")), t_peak)
+        t_total = t_total * fade + tl.sum(powers, 1)
+        cross = cross * fade + tl.sum(powers * gap, 1)
+    parts_ptr += split.to(tl.int64) * 5 * rows + at
+    tl.store(parts_ptr, s_peak, mask=at < rows)
+    tl.store(parts_ptr + rows, s_total, mask=at < rows)
+    tl.store(parts_ptr + 2 * rows, t_peak, mask=at < rows)
+    tl.store(parts_ptr + 3 * rows, t_total, mask=at < rows)
+    tl.store(parts_ptr + 4 * rows, cross, mask=at < rows)
+
+
+@triton.jit
+def _joined(peak_ptr, rows, inside):
+    """Of the splits of each row the largest peak, how far each fades beside it, and the sum of their totals."""
+    peak = tl.load(peak_ptr, mask=inside, other=LOWEST)
+    top = tl.max(peak, 0)
+    fade = tl.exp2((peak - top[None, :]) * LOG2E)
+    return top, fade, tl.sum(tl.load(peak_ptr + rows, mask=inside, other=0.0) * fade, 0)
+
+
+@triton.jit
+def _join_kernel(
+    parts_ptr, divergence_ptr, stats_ptr, rows, splits, BLOCK_SPLITS: tl.constexpr, BLOCK_ROWS: tl.constexpr
+):
+    at = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    split = tl.arange(0, BLOCK_SPLITS)[:, None]
+    inside = (split < splits) & (at < rows)[None, :]
+    parts_ptr += split.to(tl.int64) * 5 * rows + at[None, :]
+    s_top, _, s_total = _joined(parts_ptr, rows, inside)
+    t_top, fade, t_total = _joined(parts_ptr + 2 * rows, rows, inside)
+    cross = tl.sum(tl.load(parts_ptr + 4 * rows, mask=inside, other=0.0) * fade, 0)
+    divergence = (cross / t_total - (t_top - s_top)) - (tl.log(t_total) - tl.log(s_total))
+    tl.store(divergence_ptr + at, divergence, mask=at < rows)
+    if stats_ptr is not None:
+        tl.store(stats_ptr + at, s_top, mask=at < rows)
+        tl.store(stats_ptr + rows + at, s_total, mask=at < rows)
+        tl.store(stats_ptr + 2 * rows + at, t_top, mask=at < rows)
+        tl.store(stats_ptr + 3 * rows + at, t_total, mask=at < rows)
+
+
+@triton.jit
+def _probabilities(x, stats_ptr, at, rows):
+    top = tl.load(stats_ptr + at, mask=at < rows, other=0.0)
+    total = tl.load(stats_ptr + rows + at, mask=at < rows, other=1.0)
+    return tl.exp2((x - top[:, None]) * LOG2E) * (1 / total)[:, None]
+
+
+@triton.jit
+def _slopes_kernel(
+    hidden_ptr, weight_ptr, teacher_ptrs, stats_ptr, slopes_ptr, strides, sizes, cooling, tuned_for,  # noqa: ARG001
+    EVEN_K: tl.constexpr, EVEN_L: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    rows, first, width, K, L = sizes
+    tile, group = place(tl.cdiv(width, BLOCK_N), tl.cdiv(rows, BLOCK_M), GROUP)
+    at = group * BLOCK_M + tl.arange(0, BLOCK_M)
+    row = row_of(None, at, rows)
+    place_of = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    t = scores((teacher_ptrs[0], teacher_ptrs[1], strides[1]), row, first + place_of, first + width, L, BLOCK_K, EVEN_L)
+    slopes = -_probabilities(t * cooling, stats_ptr + 2 * rows, at, rows)
+    s = scores((hidden_ptr, weight_ptr, strides[0]), row, first + place_of, first + width, K, BLOCK_K, EVEN_K)
+    slopes += _probabilities(s * cooling, stats_ptr, at, rows)
+    slopes_ptr += at[:, None] * strides[2] + place_of[None, :]
+    tl.store(
+        slopes_ptr, slopes.to(slopes_ptr.dtype.element_ty), mask=(at < rows)[:, None] & (place_of < width)[None, :]
+    )
+
+
+FORWARD, SLOPES = (tuned(kernel, NARROW) for kernel in (_forward_kernel, _slopes_kernel))
+
+
+def _launch_forward(student: Pair, teacher: Pair, temperature: float, keep: bool) -> tuple[Tensor, Tensor | None]:
+    """The loss, and the sums that the backward needs."""
+    hidden, weight = student
+    (rows, depth), cols, splits = hidden.shape, len(weight), triton.cdiv(len(weight), SPLIT)
+    divergence, parts, stats = (
+        torch.empty(*shape, dtype=torch.float32, device=hidden.device)
+        for shape in ((rows,), (splits, 5, rows), (4, rows if keep else 0))
+    )
+    if rows:
+        launch_tiles(
+            FORWARD, rows, cols, hidden, weight, teacher, parts, _strides(student, teacher),
+            (rows, cols, depth, teacher[0].shape[1]), 1 / temperature,
+            across=SPLIT, SPLIT=SPLIT, **_even(student, teacher),
+        )  # fmt: skip
+        with device_of(hidden):
+            _join_kernel[(triton.cdiv(rows, JOINED),)](
+                parts, divergence, stats if keep else None, rows, splits,
+                BLOCK_SPLITS=triton.next_power_of_2(splits), BLOCK_ROWS=JOINED,
+            )  # fmt: skip
+    return divergence.mean().to(hidden.dtype), stats if keep else None
+
+
+def _strides(*pairs: Pair) -> tuple[tuple[int, int], ...]:
+    return tuple((hidden.stride(0), weight.stride(0)) for hidden, weight in pairs)
+
+
+def _even(student: Pair, teacher: Pair) -> dict[str, bool]:
+    return {"EVEN_K": student[0].shape[1] % EVEN == 0, "EVEN_L": teacher[0].shape[1] % EVEN == 0}
+
+
+def _fill(
+    student: Pair, teacher: Pair, stats: Tensor, temperature: float, slopes: Tensor, first: int, width: int
+) -> None:
+    """The slopes of a chunk of the vocabulary."""
+    rows, depth = student[0].shape
+    strides = *_strides(student, teacher), slopes.stride(0)
+    sizes = rows, first, width, depth, teacher[0].shape[1]
+    launch_tiles(
+        SLOPES, rows, width, *student, teacher, stats, slopes, strides, sizes, 1 / temperature,
+        **_even(student, teacher),
+    )  # fmt: skip
+
+
+class _DistillKl(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, teacher: Pair, temperature: float) -> Tensor:
+        loss, stats = _launch_forward((as_matrix(hidden), as_matrix(weight)), teacher, temperature, keep=True)
+        ctx.save_for_backward(hidden, weight, *teacher, stats)
+        ctx.temperature = temperature
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, *teacher, stats = ctx.saved_tensors
+        student = as_matrix(hidden), as_matrix(weight)
+        factor = dloss.float() / (max(1, len(hidden)) * ctx.temperature)
+        fill = partial(_fill, student, tuple(teacher), stats, ctx.temperature)
+        return *gradients(fill, *student, None, factor, ctx.needs_input_grad[:2]), None, None
+
+
+def _check_pair(names: tuple[str, str], hidden: Tensor, weight: Tensor) -> None:
+    for name, value in zip(names, (hidden, weight), strict=True):
+        expect_tensor(name, value, dtypes=FLOATS, rank=2)
+    expect_like(names[1], weight, names[0], hidden)
+    depth, shape = hidden.shape[1], f"shape {tuple(weight.shape)}"
+    expect(weight.shape[1] == depth, names[1], f"{depth} columns, as {names[0]} has", shape)
+    expect(min(weight.shape) >= 1, names[1], "at least 1 row and 1 column", shape)
+
+
+def distill_kl(hidden: Tensor, weight: Tensor, teacher: Pair, temperature: float = 1.0) -> Tensor:
+    """Return the mean over rows of KL(softmax(teacher logits / temperature) || softmax(student logits / temperature)).
+
+    hidden: (rows, K) fp32, fp16 or bf16, weight: (V, K): the student's; teacher: its (rows, L) and (V, L), of the same
+    dtype and device. Any strides. Logits are hidden @ weight^T, fp32, and never in memory; the loss is cast to the
+    dtype of hidden. Differentiable in hidden and weight; deterministic. A teacher that asks for a gradient is refused.
+    Source: arXiv:1503.02531.
+
+    Raises:
+        TypeError, ValueError: an argument is not as described, or temperature is not positive and finite.
+    """
+    _check_pair(("hidden", "weight"), hidden, weight)
+    if not isinstance(teacher, tuple) or len(teacher) != 2:
+        raise TypeError(f"teacher: expected a tuple of two tensors, got {type(teacher).__name__}")
+    _check_pair(("teacher", "teacher"), *teacher)
+    expect_like("teacher", teacher[0], "hidden", hidden)
+    sizes = tuple(len(value) for value in teacher)
+    expected = len(hidden), len(weight)
+    expect(sizes == expected, "teacher", f"{expected[0]} and {expected[1]} rows, as the student has", sizes)
+    for value in teacher:
+        expect_inference("teacher", value)
+    if isinstance(temperature, bool) or not isinstance(temperature, int | float):
+        raise TypeError(f"temperature: expected a number, got {type(temperature).__name__}")
+    expect(0 < temperature < float("inf"), "temperature", "a positive finite number", temperature)
+    teacher = as_matrix(teacher[0]), as_matrix(teacher[1])
+    if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
+        loss: Tensor = _DistillKl.apply(hidden, weight, teacher, float(temperature))
+        return loss
+    return _launch_forward((as_matrix(hidden), as_matrix(weight)), teacher, float(temperature), keep=False)[0]
