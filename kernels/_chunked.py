@@ -34,9 +34,9 @@ EVEN = 64  # what every BLOCK_K divides
 
 # Of 16-bit matrices tiles 128 columns wide fit 99 KiB of shared memory and, on gfx942, 64; of fp32, whose products are
 # not those of tensor cores, what registers hold.
-WIDE, NARROW = (
+WIDE, NARROW, SLIM = (
     triton.Config({"BLOCK_M": 128, "BLOCK_N": n, "BLOCK_K": 64, "GROUP": 16}, num_warps=8, num_stages=3)
-    for n in (256, 128)
+    for n in (256, 128, 64)
 )
 OF_FP32 = triton.Config({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "GROUP": 16}, num_warps=8, num_stages=2)
 
