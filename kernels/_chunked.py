@@ -195,7 +195,7 @@ def gradients(
     make_slopes(slopes, first, width) fills in the slopes of the columns from `first` on, one row for each that counts.
     """
     (rows, depth), cols = left.shape, len(right)
-    like = {"dtype": left.dtype, "device": left.device}
+    like: dict[str, Any] = {"dtype": left.dtype, "device": left.device}
     width = min(triton.cdiv(cols, 128) * 128, max(LEAST_COLS, CHUNK // max(1, rows) // 256 * 256))
     slopes = torch.empty(rows, width, **like)
     dleft = torch.empty(rows, depth, **like) if needs[0] else None
@@ -205,10 +205,14 @@ def gradients(
         here = min(width, cols - first)
         make_slopes(slopes, first, here)
         if dright is not None:
-            strides, sizes = (left.stride(0), width), (rows, depth, first, here)
-            launch_tiles(RIGHT, here, depth, slopes, left, order, factor, dright, strides, sizes)
+            launch_tiles(
+                RIGHT, here, depth, slopes, left, order, factor, dright,
+                (left.stride(0), width), (rows, depth, first, here),
+            )  # fmt: skip
         if dleft is not None:
             # Tuned at the first chunk, the only one that does not add to what is there.
-            strides, sizes = (right.stride(0), width), (rows, depth, first, here, cols)
-            launch_tiles(LEFT, rows, depth, slopes, right, order, factor, dleft, rest, strides, sizes)
+            launch_tiles(
+                LEFT, rows, depth, slopes, right, order, factor, dleft, rest,
+                (right.stride(0), width), (rows, depth, first, here, cols),
+            )  # fmt: skip
     return dleft, dright

@@ -212,6 +212,18 @@ def _check_pair(names: tuple[str, str], hidden: Tensor, weight: Tensor) -> None:
     expect(min(weight.shape) >= 1, names[1], "at least 1 row and 1 column", shape)
 
 
+def _check_teacher(hidden: Tensor, weight: Tensor, teacher: Any) -> None:
+    if not isinstance(teacher, tuple) or len(teacher) != 2:
+        raise TypeError(f"teacher: expected a tuple of two tensors, got {type(teacher).__name__}")
+    _check_pair(("teacher", "teacher"), *teacher)
+    expect_like("teacher", teacher[0], "hidden", hidden)
+    sizes = tuple(len(value) for value in teacher)
+    expected = len(hidden), len(weight)
+    expect(sizes == expected, "teacher", f"{expected[0]} and {expected[1]} rows, as the student has", sizes)
+    for value in teacher:
+        expect_inference("teacher", value)
+
+
 def distill_kl(hidden: Tensor, weight: Tensor, teacher: Pair, temperature: float = 1.0) -> Tensor:
     """Return the mean over rows of KL(softmax(teacher logits / temperature) || softmax(student logits / temperature)).
 
@@ -224,15 +236,7 @@ def distill_kl(hidden: Tensor, weight: Tensor, teacher: Pair, temperature: float
         TypeError, ValueError: an argument is not as described, or temperature is not positive and finite.
     """
     _check_pair(("hidden", "weight"), hidden, weight)
-    if not isinstance(teacher, tuple) or len(teacher) != 2:
-        raise TypeError(f"teacher: expected a tuple of two tensors, got {type(teacher).__name__}")
-    _check_pair(("teacher", "teacher"), *teacher)
-    expect_like("teacher", teacher[0], "hidden", hidden)
-    sizes = tuple(len(value) for value in teacher)
-    expected = len(hidden), len(weight)
-    expect(sizes == expected, "teacher", f"{expected[0]} and {expected[1]} rows, as the student has", sizes)
-    for value in teacher:
-        expect_inference("teacher", value)
+    _check_teacher(hidden, weight, teacher)
     if isinstance(temperature, bool) or not isinstance(temperature, int | float):
         raise TypeError(f"temperature: expected a number, got {type(temperature).__name__}")
     expect(0 < temperature < float("inf"), "temperature", "a positive finite number", temperature)

@@ -16,16 +16,24 @@ DEVICE = device.choose()
 
 import kernels._chunked
 import kernels.cross_entropy
+import kernels.distill_kl
 import kernels.linear_cross_entropy
 import reference.linear_cross_entropy
-from bench import bench_linear_cross_entropy
+from bench import bench_distill_kl, bench_linear_cross_entropy
 from bench.core import memory
 from bench.core.case import Make, bf16, fp32
+from bench.core.operator import Operator
 from bench.core.trial import Trial
 from tests.test_losses import ROUNDED_UP, _NotLaunched, _Unwritten
 
 LONG: dict[str, Any] = {"rows": 8192, "cols": 131072, "depth": 4096, "dtype": bf16}
 LOGITS = 2 * LONG["rows"] * LONG["cols"]
+# Of a row the forward keeps: how many sums for each split of 2048 columns, how many bytes until its end, and after it.
+KEPT: dict[type[Operator], tuple[int, int, int]] = {
+    bench_linear_cross_entropy.LinearCrossEntropy: (2, 12, 12),
+    bench_distill_kl.DistillKl: (5, 4, 16),
+}
+EVERY_LOSS = pytest.mark.parametrize("operator", KEPT, ids=lambda operator: operator.name())
 linear_cross_entropy = kernels.linear_cross_entropy.linear_cross_entropy
 
 
@@ -33,57 +41,67 @@ linear_cross_entropy = kernels.linear_cross_entropy.linear_cross_entropy
 def not_launched(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in [
         (kernels._chunked, "_order_kernel"),
+        (kernels.distill_kl, "_join_kernel"),
         (kernels.linear_cross_entropy, "_join_kernel"),
         (kernels.cross_entropy, "_mean"),
     ]:
         monkeypatch.setattr(module, name, _NotLaunched())
-    for module in (kernels._chunked, kernels.linear_cross_entropy):
+    for module in (kernels._chunked, kernels.distill_kl, kernels.linear_cross_entropy):
         monkeypatch.setattr(module, "launch_tiles", lambda *_, **__: None)
 
 
-def _needs(mode: str, sizes: dict[str, Any], make: type[Make]) -> memory.Memory:
-    declared = bench_linear_cross_entropy.LinearCrossEntropy()
+def _needs(operator: type[Operator], mode: str, sizes: dict[str, Any], make: type[Make]) -> memory.Memory:
+    declared = operator()
     trial = Trial(declared.provider("triton"), declared.inputs(make(DEVICE), **sizes), mode)
     trial.once()
     gc.collect()
     return memory.measure(trial, DEVICE)
 
 
+@EVERY_LOSS
 @pytest.mark.usefixtures("not_launched")
-def test_training_needs_a_tenth_more_than_its_gradients_at_vocabulary_128k_and_length_8k() -> None:
-    needs = _needs("bwd", LONG, _Unwritten)
+def test_training_needs_a_tenth_more_than_its_gradients_at_vocabulary_128k_and_length_8k(
+    operator: type[Operator],
+) -> None:
+    needs = _needs(operator, "bwd", LONG, _Unwritten)
     rows, depth = LONG["rows"], LONG["depth"]
     assert needs.least_bytes >= 2 * depth * (rows + LONG["cols"]), "expected both gradients among what is needed"
     chunk, rest = 2 * kernels._chunked.CHUNK, 2 * rows * depth
-    assert needs.peak_bytes <= needs.least_bytes + chunk + rest + 28 * rows + ROUNDED_UP
+    assert needs.peak_bytes <= needs.least_bytes + chunk + rest + KEPT[operator][2] * rows + ROUNDED_UP
     assert needs.peak_bytes <= 1.1 * needs.least_bytes
     assert needs.saved_bytes is not None
-    assert needs.saved_bytes <= 12 * rows + ROUNDED_UP, "expected an order and two sums of a row to wait"
+    assert needs.saved_bytes <= KEPT[operator][2] * rows + ROUNDED_UP
 
 
+@EVERY_LOSS
 @pytest.mark.usefixtures("not_launched")
-def test_evaluation_needs_a_500th_of_the_logits() -> None:
-    needs = _needs("fwd", LONG, _Unwritten)
-    assert 0 < needs.peak_bytes <= LOGITS / 512 + 12 * LONG["rows"] + ROUNDED_UP
+def test_evaluation_needs_a_few_sums_of_a_row_and_2048_columns(operator: type[Operator]) -> None:
+    needs = _needs(operator, "fwd", LONG, _Unwritten)
+    sums, kept, _ = KEPT[operator]
+    assert 0 < needs.peak_bytes <= sums * LOGITS / 1024 + kept * LONG["rows"] + ROUNDED_UP
 
 
+@EVERY_LOSS
 @pytest.mark.parametrize("mode", ["fwd", "bwd"])
-def test_what_runs_needs_no_more_than_what_is_not_launched(mode: str) -> None:
+def test_what_runs_needs_no_more_than_what_is_not_launched(operator: type[Operator], mode: str) -> None:
     rows, cols, depth = 48, 300, 64
-    needs = _needs(mode, {"rows": rows, "cols": cols, "depth": depth, "dtype": bf16}, Make)
+    needs = _needs(operator, mode, {"rows": rows, "cols": cols, "depth": depth, "dtype": bf16}, Make)
     gradients = 2 * (rows + cols) * depth + 2 * rows * 384 if mode == "bwd" else 0
-    assert gradients < needs.peak_bytes <= gradients + 28 * rows + 2 * ROUNDED_UP
+    assert gradients < needs.peak_bytes <= gradients + 44 * rows + 2 * ROUNDED_UP
 
 
+@EVERY_LOSS
 @pytest.mark.parametrize("dtype", [fp32, bf16], ids=["fp32", "bf16"])
-def test_gradients_in_chunks_are_those_at_once(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_in_chunks_are_those_at_once(
+    operator: type[Operator], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of bf16 to half an ulp, since what it rounds away between chunks is kept."""
-    inputs = bench_linear_cross_entropy.LinearCrossEntropy().inputs(Make(DEVICE), 37, 520, 24, dtype, ignored=0.3)
+    inputs = operator().inputs(Make(DEVICE), rows=37, cols=520, depth=24, dtype=dtype)
     leaves = [inputs[name].requires_grad_() for name in ("hidden", "weight")]
-    whole = torch.autograd.grad(linear_cross_entropy(**inputs), leaves)
+    whole = torch.autograd.grad(operator.entry(**inputs), leaves)
     monkeypatch.setattr(kernels._chunked, "CHUNK", 1)
     monkeypatch.setattr(kernels._chunked, "LEAST_COLS", 256)
-    chunked = torch.autograd.grad(linear_cross_entropy(**inputs), leaves)
+    chunked = torch.autograd.grad(operator.entry(**inputs), leaves)
     for one, other in zip(whole, chunked, strict=True):
         torch.testing.assert_close(one, other, rtol=torch.finfo(dtype).eps, atol=1e-8)
 
@@ -130,3 +148,25 @@ def test_what_is_frozen_has_no_gradient(frozen: str) -> None:
     (gradient,) = torch.autograd.grad(linear_cross_entropy(**inputs), leaf)
     (expected,) = torch.autograd.grad(reference.linear_cross_entropy.linear_cross_entropy(**inputs), leaf)
     torch.testing.assert_close(gradient, expected)
+
+
+def test_a_student_like_its_teacher_has_nothing_to_learn() -> None:
+    hidden, weight = Make(DEVICE).normal(9, 16, dtype=fp32), Make(DEVICE).normal(40, 16, dtype=fp32)
+    leaves = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
+    loss = kernels.distill_kl.distill_kl(leaves[0], leaves[1], (hidden, weight), temperature=0.5)
+    assert float(loss.detach()) == pytest.approx(0, abs=1e-6)
+    for gradient in torch.autograd.grad(loss, leaves):
+        assert gradient.count_nonzero() == 0
+
+
+def test_a_teacher_that_asks_for_a_gradient_is_refused() -> None:
+    hidden, weight = Make(DEVICE).normal(9, 16, dtype=fp32), Make(DEVICE).normal(40, 16, dtype=fp32)
+    with pytest.raises(ValueError, match="teacher: expected no gradient"):
+        kernels.distill_kl.distill_kl(hidden, weight, (hidden.clone().requires_grad_(), weight))
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("inf")])
+def test_a_temperature_is_positive_and_finite(temperature: float) -> None:
+    hidden, weight = Make(DEVICE).normal(2, 16, dtype=fp32), Make(DEVICE).normal(3, 16, dtype=fp32)
+    with pytest.raises(ValueError, match="temperature: expected a positive finite number, got "):
+        kernels.distill_kl.distill_kl(hidden, weight, (hidden, weight), temperature)
