@@ -139,8 +139,9 @@ def _left_kernel(
     rounded = total.to(dleft_ptr.dtype.element_ty)
     tl.store(dleft_ptr + place_of, rounded, mask=inside)
     if rest_ptr is not None:
-        rest = (total - rounded.to(tl.float32)).to(dleft_ptr.dtype.element_ty)
-        tl.store(rest_ptr + place_of, rest, mask=inside & (first + width < cols))
+        if first + width < cols:
+            rest = (total - rounded.to(tl.float32)).to(dleft_ptr.dtype.element_ty)
+            tl.store(rest_ptr + place_of, rest, mask=inside)
 
 
 @triton.jit
