@@ -61,7 +61,7 @@ def _tokens(pointers, row_strides, cols, BLOCK: tl.constexpr):
 def _sums(pointers, parts_ptr, row_strides, cols, bounds, beta, BLOCK: tl.constexpr):
     row, _, counts, rise, k, advantage = _tokens(pointers, row_strides, cols, BLOCK)
     clipped = tl.where(rise < bounds[0], bounds[0], tl.where(rise > bounds[1], bounds[1], rise))
-    # What a ratio of 1 gains is left to the end: over a group advantages cancel, and all of it would be rounding.
+    # What a ratio of 1 gains is left to the end, where it is exact.
     a, b = rise * advantage, clipped * advantage
     loss = tl.where(a > b, -b, -a) + beta * _beyond(k)
     parts_ptr += (row * tl.num_programs(1) + tl.program_id(1)) * 2
@@ -74,33 +74,34 @@ def _answers(
     parts_ptr, advantages_ptr, loss_ptr, weights_ptr, rows, parts, cols,
     WEIGHT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_PARTS: tl.constexpr,
 ):  # fmt: skip
-    total = tl.zeros((BLOCK_ROWS,), tl.float32)
-    counted = tl.zeros((BLOCK_ROWS,), tl.float32)
+    # A few numbers in fp64: a group's advantages add up to 0, and what is left of them would be rounding.
+    total = tl.zeros((BLOCK_ROWS,), tl.float64)
+    counted = tl.zeros((BLOCK_ROWS,), tl.float64)
     for start in range(0, rows, BLOCK_ROWS):
         row = start + tl.arange(0, BLOCK_ROWS)
-        loss = tl.zeros((BLOCK_ROWS,), tl.float32)
-        count = tl.zeros((BLOCK_ROWS,), tl.float32)
+        loss = tl.zeros((BLOCK_ROWS,), tl.float64)
+        count = tl.zeros((BLOCK_ROWS,), tl.float64)
         for first in range(0, parts, BLOCK_PARTS):
             part = first + tl.arange(0, BLOCK_PARTS)
             at = (row.to(tl.int64)[:, None] * parts + part[None, :]) * 2
             inside = (row < rows)[:, None] & (part < parts)[None, :]
-            loss += tl.sum(tl.load(parts_ptr + at, mask=inside, other=0.0), 1)
-            count += tl.sum(tl.load(parts_ptr + at + 1, mask=inside, other=0.0), 1)
-        advantage = tl.load(advantages_ptr + row, mask=(row < rows) & (count > 0), other=0.0).to(tl.float32)
+            loss += tl.sum(tl.load(parts_ptr + at, mask=inside, other=0.0).to(tl.float64), 1)
+            count += tl.sum(tl.load(parts_ptr + at + 1, mask=inside, other=0.0).to(tl.float64), 1)
+        advantage = tl.load(advantages_ptr + row, mask=(row < rows) & (count > 0), other=0.0).to(tl.float64)
         if WEIGHT == "sequence":
             weight = 1 / (tl.maximum(count, 1.0) * rows)
             total += loss * weight - advantage / rows
-            tl.store(weights_ptr + row, weight, mask=row < rows)
+            tl.store(weights_ptr + row, weight.to(tl.float32), mask=row < rows)
         else:
             total += loss - advantage * count
         counted += count
     if WEIGHT == "constant":
-        counted = tl.full((BLOCK_ROWS,), 1.0, tl.float32) / BLOCK_ROWS * rows * cols
+        counted = tl.full((BLOCK_ROWS,), 1 / BLOCK_ROWS, tl.float64) * rows * cols
     if WEIGHT != "sequence":
         weight = 1 / tl.maximum(tl.sum(counted), 1.0)
         total *= weight
-        tl.store(weights_ptr, weight)
-    tl.store(loss_ptr, tl.sum(total))
+        tl.store(weights_ptr, weight.to(tl.float32))
+    tl.store(loss_ptr, tl.sum(total).to(tl.float32))
 
 
 @triton.jit
