@@ -36,11 +36,22 @@ Rollout = tuple[Tensor, Tensor, Tensor]
 
 
 @triton.jit
-def _beyond(k):
-    """exp(k) - k - 1, by its series where policies are close: the difference would be all rounding."""
+def _near(k):
+    """exp(k) - k - 1 where |k| < 0.5, by its series: the difference would be all rounding."""
     series = 1 / 120 + k * (1 / 720 + k * (1 / 5040 + k / 40320))
-    near = k * k * (0.5 + k * (1 / 6 + k * (1 / 24 + k * series)))
-    return tl.where(tl.abs(k) < 0.5, near, tl.exp2(k * LOG2E) - k - 1)
+    return k * k * (0.5 + k * (1 / 6 + k * (1 / 24 + k * series)))
+
+
+@triton.jit
+def _rise(k):
+    """exp(k) - 1."""
+    return tl.where(tl.abs(k) < 0.5, k + _near(k), tl.exp2(k * LOG2E) - 1)
+
+
+@triton.jit
+def _beyond(k):
+    """exp(k) - k - 1."""
+    return tl.where(tl.abs(k) < 0.5, _near(k), tl.exp2(k * LOG2E) - k - 1)
 
 
 @triton.jit
@@ -53,8 +64,7 @@ def _tokens(pointers, row_strides, cols, BLOCK: tl.constexpr):
     old = tl.load(old_ptr + row * row_strides[1] + col, mask=counts, other=0.0).to(tl.float32)
     reference = tl.load(reference_ptr + row * row_strides[2] + col, mask=counts, other=0.0).to(tl.float32)
     advantage = tl.load(advantages_ptr + row).to(tl.float32)
-    rise = (logprob - old) + _beyond(logprob - old)
-    return row, col, counts, rise, reference - logprob, advantage
+    return row, col, counts, _rise(logprob - old), reference - logprob, advantage
 
 
 @triton.jit
@@ -112,7 +122,7 @@ def _backward(
     row, col, counts, rise, k, advantage = _tokens(pointers, row_strides, cols, BLOCK)
     weight = tl.load(weights_ptr + (row if WEIGHT == "sequence" else 0)) * tl.load(dloss_ptr)
     held = tl.where(advantage > 0, rise > bounds[1], rise < bounds[0])
-    slope = tl.where(held, 0.0, -advantage * (1 + rise)) - beta * (k + _beyond(k))
+    slope = tl.where(held, 0.0, -advantage * (1 + rise)) - beta * _rise(k)
     gradient = tl.where(counts, weight * slope, 0.0).to(dlogprob_ptr.dtype.element_ty)
     tl.store(dlogprob_ptr + row * cols + col, gradient, mask=col < cols)
 
