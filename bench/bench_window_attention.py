@@ -98,7 +98,7 @@ class WindowAttention(Operator):
 
     def sizes(self, model: Model, seq_len: int, dtype: Dtype) -> dict[str, Any]:
         """Of Swin as many whole pictures as have so many tokens, its windows shifted; of Qwen one such picture."""
-        window, biased = model.window, model.name.startswith("swin")
+        window, biased = model.window_side, model.name.startswith("swin")
         batch, side = max(1, seq_len // model.max_seq_len), isqrt(model.max_seq_len)
         size = (batch, side, side)
         if seq_len < model.max_seq_len:

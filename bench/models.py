@@ -14,7 +14,8 @@ class Model:
     `head_dim` is that of queries and keys; `v_head_dim` differs from it in multi-head latent attention only.
     `intermediate_size` belongs to the dense feed-forward layers, `moe_intermediate_size` to one expert.
     `max_seq_len` is the longest context that the model was published for: a sweep may drop what lies beyond it. That of
-    a vision model is its number of patches and one class token, the only length that it ever sees.
+    a vision model is its number of patches and one class token, the only length that it ever sees. `window` belongs to
+    its layers of local attention: queries see the keys less than that many tokens away.
     """
 
     name: str
@@ -35,7 +36,8 @@ class Model:
     rotary_dim: int = 0  # of head_dim, where position embeddings turn a part of it only
     mrope_section: tuple[int, ...] = ()  # pairs of a head turned by time, by height and by width
     patch_size: int = 0  # pixels along each side of what becomes one token
-    window: int = 0  # of window x window tokens, where attention keeps to such; max_seq_len is then those of a picture
+    window_side: int = 0  # of windows of so many tokens squared that attention keeps to; max_seq_len is a picture then
+    window: int | None = None
 
     def __str__(self) -> str:
         return self.name
@@ -65,7 +67,7 @@ def _swin(name: str, stage: int, embed_dim: int, depth: int, heads: int, window:
         vocab_size=None,
         max_seq_len=side * side,
         causal=False,
-        window=window,
+        window_side=window,
         source=f"arXiv:2103.14030; configs/swin/{file} of microsoft/Swin-Transformer",
     )
 
@@ -296,6 +298,7 @@ _BANK = (
         vocab_size=50368,
         max_seq_len=8192,
         causal=False,
+        window=65,  # local_attention 128: 64 tokens to either side, and its own
         source=f"arXiv:2412.13663; {_huggingface('answerdotai/ModernBERT-large')}",
     ),
     Model(
@@ -310,6 +313,7 @@ _BANK = (
         vocab_size=256000,
         max_seq_len=8192,
         causal=True,
+        window=4096,  # every other layer
         source=f"arXiv:2408.00118; {_huggingface('google/gemma-2-9b')}",
     ),
     Model(
@@ -324,6 +328,7 @@ _BANK = (
         vocab_size=256000,
         max_seq_len=8192,
         causal=True,
+        window=4096,  # every other layer
         source=f"arXiv:2408.00118; {_huggingface('google/gemma-2-27b')}",
     ),
     Model(
@@ -387,12 +392,46 @@ _BANK = (
         source=f"arXiv:2103.00020; vision_config of {_huggingface('openai/clip-vit-large-patch14')}",
     ),
     Model(
+        name="deepseek-v2-lite",
+        hidden_size=2048,
+        intermediate_size=10944,
+        num_heads=16,
+        num_kv_heads=16,
+        head_dim=192,  # qk_nope_head_dim 128 + qk_rope_head_dim 64
+        rotary_dim=64,
+        v_head_dim=128,
+        num_layers=27,
+        vocab_size=102400,
+        max_seq_len=32768,
+        causal=True,
+        num_experts=64,
+        experts_per_token=6,
+        moe_intermediate_size=1408,
+        source=f"arXiv:2405.04434, appendix B; {_huggingface('deepseek-ai/DeepSeek-V2-Lite')}",
+    ),
+    Model(
+        name="minicpm3-4b",
+        hidden_size=2560,
+        intermediate_size=6400,
+        num_heads=40,
+        num_kv_heads=40,
+        head_dim=96,  # qk_nope_head_dim 64 + qk_rope_head_dim 32
+        rotary_dim=32,
+        v_head_dim=64,
+        num_layers=62,
+        vocab_size=73448,
+        max_seq_len=32768,
+        causal=True,
+        source=_huggingface("openbmb/MiniCPM3-4B"),
+    ),
+    Model(
         name="deepseek-v3",
         hidden_size=7168,
         intermediate_size=18432,
         num_heads=128,
         num_kv_heads=128,
         head_dim=192,  # qk_nope_head_dim 128 + qk_rope_head_dim 64
+        rotary_dim=64,
         v_head_dim=128,
         num_layers=61,
         vocab_size=129280,
@@ -402,6 +441,21 @@ _BANK = (
         experts_per_token=8,
         moe_intermediate_size=2048,
         source=f"arXiv:2412.19437; {_huggingface('deepseek-ai/DeepSeek-V3')}",
+    ),
+    Model(
+        name="mistral-7b",
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_heads=32,
+        num_kv_heads=8,
+        head_dim=128,
+        v_head_dim=128,
+        num_layers=32,
+        vocab_size=32000,
+        max_seq_len=32768,
+        causal=True,
+        window=4096,
+        source=f"arXiv:2310.06825; {_huggingface('mistralai/Mistral-7B-v0.1')}",
     ),
     Model(
         name="mixtral-8x7b",
@@ -484,7 +538,7 @@ _BANK = (
         max_seq_len=65536,  # max_pixels 12845056 of preprocessor_config.json, patches of 14 x 14
         causal=False,
         patch_size=14,
-        window=8,  # window_size 112 pixels
+        window_side=8,  # window_size 112 pixels
         source=f"arXiv:2502.13923; vision_config of {_huggingface('Qwen/Qwen2.5-VL-7B-Instruct')}",
     ),
     *(_swin("swin-tiny", stage, 96, *figures) for stage, figures in enumerate(((2, 3), (2, 6), (6, 12), (2, 24)), 1)),

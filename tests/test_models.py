@@ -13,7 +13,8 @@ from bench.models import SEQ_LENS, Model, feature_maps, models
 EVERY_MODEL = pytest.mark.parametrize("model", models(), ids=str)
 
 # Multi-head latent attention, Qwen3 and Gemma 2 choose the width of a head apart from the width of the model.
-FREE_HEAD_DIM = {"deepseek-v3", "qwen3-32b", "qwen3-30b-a3b", "gemma2-9b", "gemma2-27b"}
+LATENT = {"deepseek-v2-lite", "deepseek-v3", "minicpm3-4b"}
+FREE_HEAD_DIM = {*LATENT, "qwen3-32b", "qwen3-30b-a3b", "gemma2-9b", "gemma2-27b"}
 
 
 @EVERY_MODEL
@@ -36,7 +37,7 @@ def test_heads_split_the_hidden_size(model: Model) -> None:
 
 @EVERY_MODEL
 def test_only_latent_attention_has_other_values_than_keys(model: Model) -> None:
-    assert (model.head_dim == model.v_head_dim) == (model.name != "deepseek-v3")
+    assert (model.head_dim == model.v_head_dim) == (model.name not in LATENT)
 
 
 @EVERY_MODEL
@@ -61,10 +62,10 @@ def test_vision_models_see_their_patches_and_one_class_token(name: str, patch: i
 
 @EVERY_MODEL
 def test_pictures_are_squares_of_whole_windows(model: Model) -> None:
-    if model.window:
+    if model.window_side:
         side = math.isqrt(model.max_seq_len)
         assert side**2 == model.max_seq_len
-        assert side % model.window == 0
+        assert side % model.window_side == 0
 
 
 @pytest.mark.parametrize("name", ["swin-tiny-224", "swin-base-224", "swin-base-384"])

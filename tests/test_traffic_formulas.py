@@ -16,7 +16,7 @@ CASES = [case for case in bench_attention.Attention.counted_cases() if case.mode
 
 def tiles(tuned: Any, case: Case) -> tuple[int, int]:
     """BLOCK_M and BLOCK_N of a kernel's first configuration, with which it is counted."""
-    config = tuned[case.sizes["causal"], 2, max(64, case.sizes["head_dim"])].configs[0].kwargs
+    config = tuned[case.sizes["causal"], False, 2, max(64, case.sizes["head_dim"])].configs[0].kwargs
     return config["BLOCK_M"], config["BLOCK_N"]
 
 
