@@ -33,6 +33,7 @@ from bench.core.operator import (
 from bench.models import SEQ_LENS, Model, models
 
 MODELS = ("bert-base", "llama3-8b", "llama-7b", "llama3-70b", "qwen2.5-7b", "gpt2-xl", "vit-h", "deepseek-v3")
+CROSS = ("blip2-qformer",)
 WINDOWED = ("mistral-7b", "gemma2-9b", "modernbert-large")
 PROVABLE_SCORES = 1 << 22
 SAMPLED_QUERIES = 64
@@ -87,7 +88,7 @@ class Attention(Operator):
     )
     sweep = [
         point
-        for point in grid(model=models(*MODELS, *WINDOWED), seq_len=SEQ_LENS, dtype=[bf16])
+        for point in grid(model=models(*MODELS, *WINDOWED, *CROSS), seq_len=SEQ_LENS, dtype=[bf16])
         if point["model"].window is None or point["seq_len"] <= point["model"].max_seq_len
     ]
     hostile = {"batch": 2, "num_heads": 4, "num_kv_heads": 2, "q_len": 5, "k_len": 9, "head_dim": 16, "dtype": fp32}
@@ -95,9 +96,14 @@ class Attention(Operator):
     grad = True
 
     def sizes(self, model: Model, seq_len: int, dtype: Dtype) -> dict[str, Any]:
-        heads = {"num_heads": model.num_heads, "num_kv_heads": model.num_kv_heads, "q_len": seq_len, "k_len": seq_len}
+        """Of cross attention as many whole pictures as have so many tokens, each with its own queries."""
+        heads = {"num_heads": model.num_heads, "num_kv_heads": model.num_kv_heads}
+        lengths = {"q_len": seq_len, "k_len": seq_len}
+        if model.num_queries:
+            length = model.max_seq_len
+            lengths = {"q_len": model.num_queries, "k_len": length, "batch": max(1, seq_len // length)}
         dims = {"head_dim": model.head_dim, "v_head_dim": model.v_head_dim}
-        return {**heads, **dims, "causal": model.causal, "window": model.window, "dtype": dtype}
+        return {**heads, **lengths, **dims, "causal": model.causal, "window": model.window, "dtype": dtype}
 
     def inputs(self, make: Make, dtype: Dtype, causal: bool = False, window: int | None = None, **sizes: Any) -> Inputs:
         q, k, v = (make.normal(*shape, dtype=dtype) for shape in shapes(**sizes)[:3])

@@ -36,6 +36,7 @@ ROUTERS: dict[str, dict[str, Any]] = {
     "v-moe-s32": {"renormalize": False, "noisy": True},
     "qwen3-30b-a3b": {},
     "mixtral-8x7b": {},
+    "gshard-600b": {},
     "deepseek-v3": {"scoring": "sigmoid", "biased": True, "groups": 8, "top_groups": 4, "scale": 2.5},
 }
 

@@ -26,7 +26,7 @@ class Model:
     head_dim: int
     v_head_dim: int
     num_layers: int
-    vocab_size: int | None  # None: the model reads pixels, not tokens
+    vocab_size: int | None  # None: the model reads pixels, or its source does not say
     max_seq_len: int
     causal: bool
     source: str
@@ -36,6 +36,7 @@ class Model:
     rotary_dim: int = 0  # of head_dim, where position embeddings turn a part of it only
     mrope_section: tuple[int, ...] = ()  # pairs of a head turned by time, by height and by width
     patch_size: int = 0  # pixels along each side of what becomes one token
+    num_queries: int = 0  # of cross attention to a picture of max_seq_len tokens
     window_side: int = 0  # of windows of so many tokens squared that attention keeps to; max_seq_len is a picture then
     window: int | None = None
 
@@ -392,6 +393,21 @@ _BANK = (
         source=f"arXiv:2103.00020; vision_config of {_huggingface('openai/clip-vit-large-patch14')}",
     ),
     Model(
+        name="blip2-qformer",
+        hidden_size=768,
+        intermediate_size=3072,
+        num_heads=12,
+        num_kv_heads=12,
+        head_dim=64,
+        v_head_dim=64,
+        num_layers=12,
+        vocab_size=30522,
+        max_seq_len=257,  # of ViT-g/14 at 224 x 224 pixels
+        causal=False,
+        num_queries=32,
+        source=f"arXiv:2301.12597; qformer_config of {_huggingface('Salesforce/blip2-opt-2.7b')}",
+    ),
+    Model(
         name="deepseek-v2-lite",
         hidden_size=2048,
         intermediate_size=10944,
@@ -473,6 +489,23 @@ _BANK = (
         experts_per_token=2,
         moe_intermediate_size=14336,
         source=f"arXiv:2401.04088; {_huggingface('mistralai/Mixtral-8x7B-v0.1')}",
+    ),
+    Model(
+        name="gshard-600b",
+        hidden_size=1024,
+        intermediate_size=8192,
+        num_heads=16,
+        num_kv_heads=16,
+        head_dim=128,
+        v_head_dim=128,
+        num_layers=36,
+        vocab_size=None,
+        max_seq_len=1024,  # assumed: the source does not say
+        causal=False,
+        num_experts=2048,
+        experts_per_token=2,
+        moe_intermediate_size=8192,
+        source="arXiv:2006.16668, MoE(2048E, 36L): 18 layers of 2048 experts of 2 x 1024 x 8192 weights make its 600B",
     ),
     Model(
         name="qwen3-30b-a3b",

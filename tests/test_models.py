@@ -14,7 +14,7 @@ EVERY_MODEL = pytest.mark.parametrize("model", models(), ids=str)
 
 # Multi-head latent attention, Qwen3 and Gemma 2 choose the width of a head apart from the width of the model.
 LATENT = {"deepseek-v2-lite", "deepseek-v3", "minicpm3-4b"}
-FREE_HEAD_DIM = {*LATENT, "qwen3-32b", "qwen3-30b-a3b", "gemma2-9b", "gemma2-27b"}
+FREE_HEAD_DIM = {*LATENT, "qwen3-32b", "qwen3-30b-a3b", "gemma2-9b", "gemma2-27b", "gshard-600b"}
 
 
 @EVERY_MODEL
