@@ -24,6 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels._launch import FLOATS, device_of, expect, expect_device, expect_inference, expect_tensor, tune
+from kernels._matmul import place
 from kernels.quantize_int8 import outlier_columns, quantize_rows
 
 DEEPEST = 131071  # at K = 131072 a sum of (-128) * (-128) no longer fits int32
@@ -47,17 +48,6 @@ ODD_TILES = [
     triton.Config({"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k}, num_warps=warps, num_stages=3)
     for m, n, k, warps in ((64, 64, 32, 4), (64, 64, 64, 8), (64, 32, 32, 4), (32, 64, 64, 4))
 ]
-
-
-@triton.jit
-def _tile(M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP_M: tl.constexpr):
-    across = tl.cdiv(N, BLOCK_N)
-    first = tl.program_id(0) // (GROUP_M * across) * GROUP_M
-    place = tl.program_id(0) % (GROUP_M * across)
-    height = tl.minimum(tl.cdiv(M, BLOCK_M) - first, GROUP_M)
-    row = (first + place % height).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    col = (place // height).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    return row, col
 
 
 @triton.jit
@@ -110,7 +100,8 @@ def _matmul(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr = 8,
 ):  # fmt: skip
     M, N = sizes[0], sizes[1]
-    row, col = _tile(M, N, BLOCK_M, BLOCK_N, GROUP_M)
+    row, col = place(M, N, BLOCK_M, BLOCK_N, GROUP_M)
+    row, col = row + tl.arange(0, BLOCK_M), col + tl.arange(0, BLOCK_N)
     total = _product(a_ptr, b_ptr, strides, row, col, sizes, BLOCK_K, EVEN_K)
     a_scale = tl.load(a_scale_ptr + row * strides[6], mask=row < M, other=0.0)
     b_scale = tl.load(b_scale_ptr + col * strides[7], mask=col < N, other=0.0)

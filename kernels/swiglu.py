@@ -50,6 +50,13 @@ def _backward(
         tl.store(dup_ptr + row * size[1] + col, dup.to(dup_ptr.dtype.element_ty), mask=inside)
 
 
+def gradients(dy: Tensor, gate: Tensor, up: Tensor, needed: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
+    """dgate and dup behind dy, contiguous; None for one that is not needed."""
+    grads = tuple(torch.empty(dy.shape, dtype=dy.dtype, device=dy.device) if need else None for need in needed)
+    launch(_backward, (dy, gate, up), grads)
+    return grads
+
+
 def _launch_forward(gate: Tensor, up: Tensor) -> Tensor:
     y = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
     launch(_forward, (gate, up), (y,))
@@ -65,13 +72,7 @@ class _SwiGlu(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        gate, up = ctx.saved_tensors
-        grads = tuple(
-            torch.empty(dy.shape, dtype=dy.dtype, device=dy.device) if needed else None
-            for needed in ctx.needs_input_grad
-        )
-        launch(_backward, (dy, gate, up), grads)
-        return grads
+        return gradients(dy, *ctx.saved_tensors, ctx.needs_input_grad)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
