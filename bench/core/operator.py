@@ -114,7 +114,8 @@ class Operator:
     adds the mode `bwd`. hostile: the sizes at which hostile inputs and wrong arguments are tried. vast: sizes with more
     than 2^31 elements (tried on a GPU). rows_of: the inputs whose first dimension counts rows that are independent of
     each other, if the operator has such. prepared: inputs that providers may convert before they are timed (weights and
-    scales, which stay the same from call to call).
+    scales, which stay the same from call to call). frozen: floating inputs that are not trained: the reference detaches
+    them, so that their gradient is zero whatever finite differences say.
     """
 
     __test__ = False
@@ -128,6 +129,7 @@ class Operator:
     grad: ClassVar[bool] = False
     rows_of: ClassVar[tuple[str, ...]] = ()
     prepared: ClassVar[tuple[str, ...]] = ()
+    frozen: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
         """Let pytest collect every operator, whatever its class is called."""
@@ -289,7 +291,7 @@ class Operator:
     def test_differentiates(self) -> None:
         """The reference's gradients are those of finite differences, in float64."""
         inputs = differentiable(widened(self.inputs(Make("cpu"), **self.hostile)))
-        names = floating(inputs)
+        names = [name for name in floating(inputs) if name not in self.frozen]
 
         def function(*leaves: Tensor) -> Any:
             return type(self).reference(**inputs | dict(zip(names, leaves, strict=True)))
