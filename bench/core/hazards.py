@@ -53,9 +53,10 @@ def _strided(value: Tensor) -> Tensor:
     """Every other entry of a wider tensor whose gaps hold other numbers."""
     if not value.ndim:
         return value
-    wide = torch.cat([value, value + 1], dim=-1).reshape(*value.shape[:-1], 2 * value.shape[-1])
+    bits = value.view(torch.int8) if value.element_size() == 1 else value  # torch does not add numbers of fp8
+    wide = torch.cat([bits, bits + 1], dim=-1).reshape(*value.shape[:-1], 2 * value.shape[-1])
     spread: Tensor = wide.unflatten(-1, (2, value.shape[-1])).transpose(-1, -2).flatten(-2)
-    return spread[..., ::2]
+    return spread[..., ::2].view(value.dtype)
 
 
 def _transposed(value: Tensor) -> Tensor:

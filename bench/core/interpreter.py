@@ -1,8 +1,8 @@
-"""Triton's interpreter, mended where it is wrong for bfloat16 and slow for integers.
+"""Triton's interpreter, mended where it is wrong for bfloat16 and fp8 and slow for integers.
 
 It keeps bf16 as bit patterns and computes with those: dots and sums of bf16 are noise, casts to bf16 truncate and lose
 subnormals (as of Triton 3.9). Here bf16 is widened, computed with in fp32 and rounded to nearest, ties to even, as
-GPUs do. Dots of integers go through fp64, which is exact and uses BLAS.
+GPUs do. Dots of integers go through fp64, which is exact and uses BLAS. Dots of e4m3 look its 256 values up.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
 import triton.language as tl
 from numpy.typing import NDArray
 from triton.runtime import interpreter
@@ -87,12 +88,25 @@ def _unary(stock: Callable[..., Any]) -> Callable[..., Any]:
     return unary
 
 
+def _widened_operand(x: Any) -> Any:
+    if x.dtype.scalar == tl.bfloat16:
+        return _handle(widened(x.data), tl.float32)
+    return _handle(_e4m3()[x.data], tl.float32) if x.dtype.scalar == tl.float8e4nv else x
+
+
+@cache
+def _e4m3() -> Array:
+    """fp32 of every bit pattern of e4m3."""
+    values: Array = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float().numpy()
+    return values
+
+
 def _dot(stock: Callable[..., Any]) -> Callable[..., Any]:
     def dot(self: Any, a: Any, b: Any, total: Any, *options: Any) -> Any:
         if a.data.dtype.kind in "iu" and total.data.dtype.kind == "i":
             product = a.data.astype(np.float64) @ b.data.astype(np.float64)
             return _handle(product.astype(total.data.dtype) + total.data, total.dtype.scalar)
-        a, b = (_handle(widened(x.data), tl.float32) if x.dtype.scalar == tl.bfloat16 else x for x in (a, b))
+        a, b = (_widened_operand(x) for x in (a, b))
         return stock(self, a, b, total, *options)
 
     return dot

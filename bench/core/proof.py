@@ -58,8 +58,9 @@ class Sample:
 
 
 def floating(inputs: Inputs) -> list[str]:
-    """The names of the inputs that have gradients."""
-    return [name for name, value in inputs.items() if isinstance(value, Tensor) and value.is_floating_point()]
+    """The names of the inputs that have gradients. Numbers of one byte have none: they are quantised, like integers."""
+    tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+    return [name for name, value in tensors.items() if value.is_floating_point() and value.element_size() > 1]
 
 
 def outputs_of(result: Any) -> list[Tensor]:
