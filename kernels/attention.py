@@ -137,7 +137,7 @@ class Attention(torch.autograd.Function):
         """The output, and for the backward lse."""
         o = room((*q.shape[:3], v.shape[3]), q, len(seen.documents) > 0)
         lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
-        ctx.seen, ctx.scale = (seen.causal, seen.window), scale
+        ctx.causal, ctx.window, ctx.scale = seen.causal, seen.window, scale
         if o.numel() and k.shape[2]:
             launch(FORWARD, (q, k, v, o, lse), (q.stride(), k.stride(), v.stride()), seen, scale)
         else:
@@ -150,7 +150,7 @@ class Attention(torch.autograd.Function):
     def backward(ctx: Any, do: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of q, k and v."""
         q, k, v, o, lse, *documents = ctx.saved_tensors
-        needs, seen = ctx.needs_input_grad[:3], Seen(*ctx.seen, tuple(documents))
+        needs, seen = ctx.needs_input_grad[:3], Seen(ctx.causal, ctx.window, tuple(documents))
         if o.numel() and k.shape[2]:
             return *backward((q, k, v, o, lse), do, seen, ctx.scale, needs), None, None
         return *(torch.zeros_like(x) if need else None for x, need in zip((q, k, v), needs, strict=True)), None, None
