@@ -36,7 +36,8 @@ def two_linears(x: Tensor, a: Tensor, b: Tensor, bias: Tensor) -> Tensor:
 class LowRankLinear(Operator):
     """The up projection of an MLP by its largest singular values: with ranks that pay off, bound by memory.
 
-    Forward moves the floor. Backward x and dy are read by two products each, h and dh pass through memory.
+    Forward moves the floor. Backward x and dy are read by two products each, dy by the sum too; h and dh pass through
+    memory.
     """
 
     entry = staticmethod(kernels.low_rank_linear.low_rank_linear)

@@ -119,7 +119,7 @@ class SwiGluLinear(Operator):
         weight = torch.stack((gate_weight, up_weight), 1).flatten(0, 1)
 
         def linear() -> Tensor:
-            _, y = gemm_gated(x, weight.T, activation="swiglu", store_preact=False)
+            y: Tensor = gemm_gated(x, weight.T, activation="swiglu", store_preact=False)[1]
             return y
 
         return linear

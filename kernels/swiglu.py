@@ -72,7 +72,8 @@ class _SwiGlu(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        return gradients(dy, *ctx.saved_tensors, ctx.needs_input_grad)
+        gate, up = ctx.saved_tensors
+        return gradients(dy, gate, up, ctx.needs_input_grad)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:

@@ -101,7 +101,8 @@ class _SwiGluLinear(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, gate_weight, up_weight, gate, up = ctx.saved_tensors
         needs_dx, *needed = ctx.needs_input_grad
-        dgate, dup = gradients(dy, gate, up, (needs_dx or needed[0], needs_dx or needed[1]))
+        products: tuple[Any, ...] = gradients(dy, gate, up, (needs_dx or needed[0], needs_dx or needed[1]))
+        dgate, dup = products
         dx = torch.addmm(dgate @ gate_weight, dup, up_weight) if needs_dx else None
         dweights = (d.T @ x if need else None for d, need in zip((dgate, dup), needed, strict=True))
         return dx, *dweights
