@@ -57,8 +57,10 @@ class GroupedMatmul(Operator):
     # One of everything; experts of no row and of several tiles; K of whole steps and not; rows of no expert; nothing.
     checks = (
         grid(rows=[1], n=[1], k=[1], experts=[1], dtype=[fp32])
-        + grid(rows=[90], n=[70], k=[37], experts=[5], dtype=[fp32, bf16])
-        + grid(rows=[150], n=[40], k=[64], experts=[3], unrouted=[20], dtype=[fp32, fp16, bf16])
+        + grid(rows=[150], n=[70], k=[37], experts=[2], dtype=[fp32])
+        + grid(rows=[300], n=[40], k=[64], experts=[2], unrouted=[20], dtype=[bf16])
+        + grid(rows=[60], n=[40], k=[64], experts=[5], unrouted=[20], dtype=[fp32, fp16])
+        + grid(rows=[2], n=[5], k=[9], experts=[4], dtype=[bf16])
         + grid(rows=[0, 5], n=[0, 7], k=[0, 9], experts=[2], dtype=[fp32])
     )
     # Switch is trained on 2^20 tokens at once; at fewer than 2048 its experts would share next to nothing.

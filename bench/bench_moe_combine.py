@@ -38,9 +38,9 @@ class MoeCombine(Operator):
     reference = staticmethod(reference.moe_combine.moe_combine)
     # One of everything, columns of no whole vectors, more of them than a program holds; one expert and many; nothing.
     checks = (
-        grid(tokens=[1, 21], cols=[1, 70], num_experts=[5], top_k=[1, 3], dtype=[fp32])
-        + grid(tokens=[21], cols=[70], num_experts=[9], top_k=[8], dtype=[fp32, fp16, bf16])
-        + grid(tokens=[2], cols=[4097], num_experts=[5], top_k=[2], dtype=[fp32, bf16])
+        grid(tokens=[1, 13], cols=[1, 70], num_experts=[5], top_k=[1], dtype=[fp32])
+        + grid(tokens=[13], cols=[70], num_experts=[9], top_k=[8], dtype=[fp32, fp16, bf16])
+        + grid(tokens=[2], cols=[4097], num_experts=[5], top_k=[3], dtype=[fp32, bf16])
         + grid(tokens=[0, 3], cols=[0, 5], num_experts=[4], top_k=[2], dtype=[fp32])
     )
     sweep = grid(

@@ -44,11 +44,11 @@ class MoeDispatch(Operator):
     reference = staticmethod(reference.moe_dispatch.moe_dispatch)
     # One of everything, one expert, more columns than a program owns; experts over capacity, and of none; nothing.
     checks = (
-        grid(tokens=[1, 37], cols=[1, 70], num_experts=[1, 5], top_k=[1], dtype=[fp32])
-        + grid(tokens=[37], cols=[70], num_experts=[5], top_k=[3], capacity=[None, 0], dtype=[fp32])
-        + grid(tokens=[37], cols=[70], num_experts=[5], top_k=[3], capacity=[9], dtype=[fp32, fp16, bf16])
-        + grid(tokens=[3], cols=[2049], num_experts=[20], top_k=[8], dtype=[bf16])
-        + grid(tokens=[0, 3], cols=[0, 5], num_experts=[4], top_k=[2], dtype=[fp32])
+        grid(tokens=[1], cols=[1], num_experts=[1], top_k=[1], dtype=[fp32])
+        + grid(tokens=[23], cols=[70], num_experts=[4], top_k=[3], capacity=[None, 7, 0], dtype=[fp32])
+        + grid(tokens=[23], cols=[70], num_experts=[4], top_k=[3], capacity=[7], dtype=[fp16, bf16])
+        + grid(tokens=[2], cols=[2049], num_experts=[9], top_k=[8], dtype=[bf16])
+        + grid(tokens=[0, 3], cols=[0, 5], num_experts=[2], top_k=[2], dtype=[fp32])
     )
     sweep = grid(
         model=models("switch-base-8", "v-moe-s32", "qwen3-30b-a3b", "mixtral-8x7b", "deepseek-v3"),
