@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -95,7 +97,7 @@ BACKWARD = tuned(_backward, (4, 2), (8, 2))
 
 
 def backward(
-    saved: tuple[Tensor, ...], do: Tensor, window: int, shift: int, scale: float, needs_table: bool
+    saved: tuple[Any, ...], do: Tensor, window: int, shift: int, scale: float, needs_table: bool
 ) -> tuple[Tensor | None, ...]:
     """dq, dk, dv and, if it is needed, dtable, from q, k, v and the table (or None)."""
     q, k, v, table = saved
