@@ -113,14 +113,17 @@ def leave(out_ptr, state_ptr, acc, state, at, sizes, WIDTH: tl.constexpr, AXIS: 
     total, peak = tl.where(sees, total, 1.0), tl.where(sees, peak, 0.0)
     acc = tl.where(tl.expand_dims(sees, AXIS), acc, 0.0)
     inside = row < q_len * group
-    part = ((batch * q_len + row // group) * kv_heads * group + head * group + row % group) * splits + split
+    # The sequence's place is a number of 64 bits, the places of rows within it are of 32: fewer registers.
+    first = batch * q_len * kv_heads * group * splits
+    part = (row // group * kv_heads * group + head * group + row % group) * splits + split
     if state_ptr is None:
         acc = acc / tl.expand_dims(total, AXIS)
     else:
+        state_ptr += 2 * first
         tl.store(state_ptr + 2 * part, peak, mask=inside)
         tl.store(state_ptr + 2 * part + 1, total, mask=inside)
     col = tl.expand_dims(tl.arange(0, acc.shape[AXIS]), 1 - AXIS)
-    out_ptrs = out_ptr + tl.expand_dims(part * WIDTH, AXIS) + col
+    out_ptrs = out_ptr + first * WIDTH + (tl.expand_dims(part * WIDTH, AXIS) + col)
     tl.store(out_ptrs, acc.to(out_ptr.dtype.element_ty), mask=tl.expand_dims(inside, AXIS) & (col < WIDTH))
 
 
@@ -165,9 +168,9 @@ def split_count(programs: int, tokens: int, slots: int) -> int:
     return next(splits for splits in counts if filled(splits) >= 0.95 * best)
 
 
-def parts(o: Tensor, splits: int) -> tuple[Tensor, Tensor | None]:
-    """Where splits leave their sums, and their peaks and totals: for one split o itself, and nothing."""
-    if splits == 1:
+def parts(o: Tensor, splits: int, direct: bool = True) -> tuple[Tensor, Tensor | None]:
+    """Where splits leave their sums, and their peaks and totals: for one split, if `direct`, o itself, and nothing."""
+    if splits == 1 and direct:
         return o, None
     acc, state = (
         torch.empty(*o.shape[:-1], splits, width, dtype=torch.float32, device=o.device) for width in (o.shape[-1], 2)

@@ -6,10 +6,10 @@ make keys and values of c are absorbed, by q before and by the projection of o b
 sees are those of decode_attention.
 
 One program owns a split of a sequence's tokens and up to 64 of the Nq * H rows that attend to them. A tile of c is
-loaded once: both products, s = q c^T and o = p c', read it in shared memory, beside q and the next tile on its way: 216
-KiB of the 227 that Hopper has; o is 64 x 512 sums in the registers of 8 warps. 128 heads are two programs side by side,
+loaded once: both products, s = q c^T and o = p c', read it in shared memory, beside q and the next tile on its way; o
+is 64 x 512 sums in the registers of 8 warps. 128 heads are two programs side by side,
 the second of which finds c in L2. They do 242 operations per byte of the cache, about what an H100 can while it reads
-one. Parts of o, of 4 R + 8 bytes a row and split, are written and read once more (_split_kv.py).
+one. Parts of o, of 4 R + 8 bytes a row and split, are written and read once more, even of a single one (_split_kv.py).
 
 DeepSeek-AI, DeepSeek-V2 (arXiv:2405.04434, section 2.1.2 and appendix C); FlashMLA
 (https://github.com/deepseek-ai/FlashMLA).
@@ -66,9 +66,9 @@ def _attend(
     leave(out_ptr, state_ptr, acc, state, (batch, head, split, row, limit), sizes, RANK, 1)
 
 
-# By bytes of an element: ROWS, BLOCK_N, num_warps, num_stages. Hopper takes the first; A100 and Blackwell, whose tensor
-# cores leave less shared memory, the second; those with less than 100 KiB the third.
-TILES = {2: [(64, 64, 8, 2), (32, 32, 8, 2), (16, 16, 4, 1)], 4: [(16, 16, 8, 1), (16, 16, 4, 1)]}
+# By bytes of an element: ROWS, BLOCK_N, num_warps, num_stages. The second takes 216 KiB of the 227 of Hopper, and more
+# than others have; the last fits into less than 100 KiB.
+TILES = {2: [(64, 32, 8, 2), (64, 64, 8, 2), (32, 32, 8, 2), (16, 16, 4, 1)], 4: [(16, 16, 8, 1), (16, 16, 4, 1)]}
 KERNELS = {
     size: tune(
         [
@@ -131,7 +131,8 @@ def mla_decode(
         return o
     rows, capacity = q_len * heads, page_size if block_table is None else page_size * block_table.shape[1]
     splits = split_kv.split_count(batch * triton.cdiv(rows, MOST_ROWS), capacity, RESIDENT * processors(q))
-    acc, state = split_kv.parts(o, splits)
+    # 64 x 512 sums fill the registers: none are left to round what is stored, and so even one split is combined.
+    acc, state = split_kv.parts(o, splits, direct=False)
     strides: Any = (q.stride(), kv_cache.stride(), () if block_table is None else block_table.stride())
     sizes = (1, heads, q_len, capacity, splits, seq_lens.stride(0))
     with device_of(q):
