@@ -16,31 +16,15 @@ Source: Hinton et al. 2015, arXiv:1503.02531, without its factor T^2; Wijmans et
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from kernels._chunked import EVEN, NARROW, SLIM, as_matrix, gradients, launch_tiles, place, row_of, scores, tuned
-from kernels._launch import FLOATS, device_of, expect, expect_inference, expect_like, expect_tensor
+from kernels._chunked import NARROW, SLIM, launch_tiles, place, row_of, scores, tuned
+from kernels._distil import JOINED, SPLIT, Pair, check, distilled, even, joined, rise, strides_of
+from kernels._launch import device_of
 from kernels._logprob import LOG2E, LOWEST
-
-SPLIT = 2048  # columns of a program
-JOINED = 32  # rows of a program that joins splits
-
-Pair = tuple[Tensor, Tensor]
-
-
-@triton.jit
-def _rise(x, peak):
-    """The new maximum of each row, how far it makes old powers fade, and the powers."""
-    higher = tl.maximum(peak, tl.max(x, 1))
-    # Subtract, then scale: in a fused multiply-add the rounded product of a huge peak would be off by more than 1.
-    return higher, tl.exp2((peak - higher) * LOG2E), tl.exp2((x - higher[:, None]) * LOG2E)
 
 
 @triton.jit
@@ -68,9 +52,9 @@ def _forward_kernel(
         t = scores(teacher, row, col, cols, L, BLOCK_K, EVEN_L) * cooling
         # Where s is infinite its sum is NaN, and so is the divergence.
         gap = tl.where(inside & (s < float("inf")), t - s, 0.0)
-        s_peak, fade, powers = _rise(tl.where(inside, s, -float("inf")), s_peak)
+        s_peak, fade, powers = rise(tl.where(inside, s, -float("inf")), s_peak)
         s_total = s_total * fade + tl.sum(powers, 1)
-        t_peak, fade, powers = _rise(tl.where(inside, t, -float("inf")), t_peak)
+        t_peak, fade, powers = rise(tl.where(inside, t, -float("inf")), t_peak)
         t_total = t_total * fade + tl.sum(powers, 1)
         cross = cross * fade + tl.sum(powers * gap, 1)
     parts_ptr += split.to(tl.int64) * 5 * rows + at
@@ -82,15 +66,6 @@ def _forward_kernel(
 
 
 @triton.jit
-def _joined(peak_ptr, rows, inside):
-    """Of the splits of each row the largest peak, how far each fades beside it, and the sum of their totals."""
-    peak = tl.load(peak_ptr, mask=inside, other=LOWEST)
-    top = tl.max(peak, 0)
-    fade = tl.exp2((peak - top[None, :]) * LOG2E)
-    return top, fade, tl.sum(tl.load(peak_ptr + rows, mask=inside, other=0.0) * fade, 0)
-
-
-@triton.jit
 def _join_kernel(
     parts_ptr, divergence_ptr, stats_ptr, rows, splits, BLOCK_SPLITS: tl.constexpr, BLOCK_ROWS: tl.constexpr
 ):
@@ -98,8 +73,8 @@ def _join_kernel(
     split = tl.arange(0, BLOCK_SPLITS)[:, None]
     inside = (split < splits) & (at < rows)[None, :]
     parts_ptr += split.to(tl.int64) * 5 * rows + at[None, :]
-    s_top, _, s_total = _joined(parts_ptr, rows, inside)
-    t_top, fade, t_total = _joined(parts_ptr + 2 * rows, rows, inside)
+    s_top, _, s_total = joined(parts_ptr, rows, inside)
+    t_top, fade, t_total = joined(parts_ptr + 2 * rows, rows, inside)
     cross = tl.sum(tl.load(parts_ptr + 4 * rows, mask=inside, other=0.0) * fade, 0)
     divergence = (cross / t_total - (t_top - s_top)) - (tl.log(t_total) - tl.log(s_total))
     tl.store(divergence_ptr + at, divergence, mask=at < rows)
@@ -152,9 +127,9 @@ def _launch_forward(student: Pair, teacher: Pair, temperature: float, keep: bool
     )
     if rows:
         launch_tiles(
-            FORWARD, rows, cols, hidden, weight, teacher, parts, _strides(student, teacher),
+            FORWARD, rows, cols, hidden, weight, teacher, parts, strides_of(student, teacher),
             (rows, cols, depth, teacher[0].shape[1]), 1 / temperature,
-            across=SPLIT, SPLIT=SPLIT, **_even(student, teacher),
+            across=SPLIT, SPLIT=SPLIT, **even(student, teacher),
         )  # fmt: skip
         with device_of(hidden):
             _join_kernel[(triton.cdiv(rows, JOINED),)](
@@ -164,64 +139,17 @@ def _launch_forward(student: Pair, teacher: Pair, temperature: float, keep: bool
     return divergence.mean().to(hidden.dtype), stats if keep else None
 
 
-def _strides(*pairs: Pair) -> tuple[tuple[int, int], ...]:
-    return tuple((hidden.stride(0), weight.stride(0)) for hidden, weight in pairs)
-
-
-def _even(student: Pair, teacher: Pair) -> dict[str, bool]:
-    return {"EVEN_K": student[0].shape[1] % EVEN == 0, "EVEN_L": teacher[0].shape[1] % EVEN == 0}
-
-
 def _fill(
     student: Pair, teacher: Pair, stats: Tensor, temperature: float, slopes: Tensor, first: int, width: int
 ) -> None:
     """The slopes of a chunk of the vocabulary."""
     rows, depth = student[0].shape
-    strides = *_strides(student, teacher), slopes.stride(0)
+    strides = *strides_of(student, teacher), slopes.stride(0)
     sizes = rows, first, width, depth, teacher[0].shape[1]
     launch_tiles(
         SLOPES, rows, width, *student, teacher, stats, slopes, strides, sizes, 1 / temperature,
-        **_even(student, teacher),
+        **even(student, teacher),
     )  # fmt: skip
-
-
-class _DistillKl(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, teacher: Pair, temperature: float) -> Tensor:
-        loss, stats = _launch_forward((as_matrix(hidden), as_matrix(weight)), teacher, temperature, keep=True)
-        ctx.save_for_backward(hidden, weight, *teacher, stats)
-        ctx.temperature = temperature
-        return loss
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, *teacher, stats = ctx.saved_tensors
-        student = as_matrix(hidden), as_matrix(weight)
-        factor = dloss.float() / (max(1, len(hidden)) * ctx.temperature)
-        fill = partial(_fill, student, tuple(teacher), stats, ctx.temperature)
-        return *gradients(fill, *student, None, factor, ctx.needs_input_grad[:2]), None, None
-
-
-def _check_pair(names: tuple[str, str], hidden: Tensor, weight: Tensor) -> None:
-    for name, value in zip(names, (hidden, weight), strict=True):
-        expect_tensor(name, value, dtypes=FLOATS, rank=2)
-    expect_like(names[1], weight, names[0], hidden)
-    depth, shape = hidden.shape[1], f"shape {tuple(weight.shape)}"
-    expect(weight.shape[1] == depth, names[1], f"{depth} columns, as {names[0]} has", shape)
-    expect(min(weight.shape) >= 1, names[1], "at least 1 row and 1 column", shape)
-
-
-def _check_teacher(hidden: Tensor, weight: Tensor, teacher: Any) -> None:
-    if not isinstance(teacher, tuple) or len(teacher) != 2:
-        raise TypeError(f"teacher: expected a tuple of two tensors, got {type(teacher).__name__}")
-    _check_pair(("teacher", "teacher"), *teacher)
-    expect_like("teacher", teacher[0], "hidden", hidden)
-    sizes = tuple(len(value) for value in teacher)
-    expected = len(hidden), len(weight)
-    expect(sizes == expected, "teacher", f"{expected[0]} and {expected[1]} rows, as the student has", sizes)
-    for value in teacher:
-        expect_inference("teacher", value)
 
 
 def distill_kl(hidden: Tensor, weight: Tensor, teacher: Pair, temperature: float = 1.0) -> Tensor:
@@ -235,13 +163,5 @@ def distill_kl(hidden: Tensor, weight: Tensor, teacher: Pair, temperature: float
     Raises:
         TypeError, ValueError: an argument is not as described, or temperature is not positive and finite.
     """
-    _check_pair(("hidden", "weight"), hidden, weight)
-    _check_teacher(hidden, weight, teacher)
-    if isinstance(temperature, bool) or not isinstance(temperature, int | float):
-        raise TypeError(f"temperature: expected a number, got {type(temperature).__name__}")
-    expect(0 < temperature < float("inf"), "temperature", "a positive finite number", temperature)
-    teacher = as_matrix(teacher[0]), as_matrix(teacher[1])
-    if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
-        loss: Tensor = _DistillKl.apply(hidden, weight, teacher, float(temperature))
-        return loss
-    return _launch_forward((as_matrix(hidden), as_matrix(weight)), teacher, float(temperature), keep=False)[0]
+    check(hidden, weight, teacher, temperature)
+    return distilled(_launch_forward, _fill, hidden, weight, teacher, (float(temperature),), 1 / temperature)
