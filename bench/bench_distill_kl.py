@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,12 +28,12 @@ from bench.core.operator import (
     needs_cuda,
     peer,
 )
-from bench.core.proof import Yardstick, detached, yardsticks
+from bench.core.proof import Function, Yardstick, detached, yardsticks
 from bench.models import SEQ_LENS, Model, models
 
-PROVABLE_LOGITS = 1 << 29  # of each of the two, 4 GiB in float64
 # The larger model of the same vocabulary.
 TEACHERS = {
+    "bert-tiny": "bert-mini",
     "bert-base": "bert-large",
     "llama3-8b": "llama3-70b",
     "qwen3-8b": "qwen3-32b",
@@ -44,8 +45,8 @@ TEACHERS = {
 class DistillKl(Operator):
     """Bound by tensor cores: two products with the vocabulary, and in the backward two more of the student's."""
 
-    entry = staticmethod(kernels.distill_kl.distill_kl)
-    reference = staticmethod(reference.distill_kl.distill_kl)
+    entry: ClassVar[Function] = staticmethod(kernels.distill_kl.distill_kl)
+    reference: ClassVar[Function] = staticmethod(reference.distill_kl.distill_kl)
     # Borders of tiles and of splits; depths odd and even, and not the same; no rows.
     checks = (
         grid(rows=[1, 37], cols=[1, 130], depth=[40], temperature=[0.7], dtype=[fp32])
@@ -61,6 +62,7 @@ class DistillKl(Operator):
     hostile = {"rows": 5, "cols": 40, "depth": 16, "teacher_depth": 24, "temperature": 2.0, "dtype": fp32}
     vast = {"rows": 16, "cols": 2**17 + 1, "depth": 2**14, "teacher_depth": 64, "dtype": bf16}
     grad = True
+    provable_logits: ClassVar[int] = 1 << 29  # of each of the two, 4 GiB in float64
 
     def sizes(self, model: Model, seq_len: int, dtype: Dtype) -> dict[str, Any]:
         (teacher,) = models(TEACHERS[model.name])
@@ -100,15 +102,15 @@ class DistillKl(Operator):
     def yardsticks(self, inputs: Inputs, mode: str, samples: Sequence[Sample] = ()) -> list[Yardstick]:
         """Of many logits: the mean of the reference over blocks of rows, whose logits are not kept."""
         rows = len(inputs["hidden"])
-        at_once = max(1, PROVABLE_LOGITS // len(inputs["weight"]))
+        at_once = max(1, self.provable_logits // len(inputs["weight"]))
         if rows <= at_once:
             return super().yardsticks(inputs, mode)
 
-        def whole(hidden: Tensor, weight: Tensor, teacher: tuple[Tensor, Tensor], temperature: float) -> Tensor:
+        def whole(hidden: Tensor, weight: Tensor, teacher: tuple[Tensor, Tensor], **options: float) -> Tensor:
             total = torch.zeros((), dtype=hidden.dtype, device=hidden.device)
             for start in range(0, rows, at_once):
                 part, taught = hidden[start : start + at_once], (teacher[0][start : start + at_once], teacher[1])
-                loss = checkpoint(type(self).reference, part, weight, taught, temperature, use_reentrant=False)
+                loss = checkpoint(partial(type(self).reference, **options), part, weight, taught, use_reentrant=False)
                 total = total + loss * (len(part) / rows)
             return total
 

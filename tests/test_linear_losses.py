@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import gc
+import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,10 +18,11 @@ DEVICE = device.choose()
 
 import kernels._chunked
 import kernels.cross_entropy
+import kernels.distill_jsd
 import kernels.distill_kl
 import kernels.linear_cross_entropy
 import reference.linear_cross_entropy
-from bench import bench_distill_kl, bench_linear_cross_entropy
+from bench import bench_distill_jsd, bench_distill_kl, bench_linear_cross_entropy
 from bench.core import memory
 from bench.core.case import Make, bf16, fp32
 from bench.core.operator import Operator
@@ -32,6 +35,7 @@ LOGITS = 2 * LONG["rows"] * LONG["cols"]
 KEPT: dict[type[Operator], tuple[int, int, int]] = {
     bench_linear_cross_entropy.LinearCrossEntropy: (2, 12, 12),
     bench_distill_kl.DistillKl: (5, 4, 16),
+    bench_distill_jsd.DistillJsd: (4, 24, 20),
 }
 EVERY_LOSS = pytest.mark.parametrize("operator", KEPT, ids=lambda operator: operator.name())
 linear_cross_entropy = kernels.linear_cross_entropy.linear_cross_entropy
@@ -41,12 +45,14 @@ linear_cross_entropy = kernels.linear_cross_entropy.linear_cross_entropy
 def not_launched(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in [
         (kernels._chunked, "_order_kernel"),
+        (kernels.distill_jsd, "_join_sums_kernel"),
+        (kernels.distill_jsd, "_join_divergences_kernel"),
         (kernels.distill_kl, "_join_kernel"),
         (kernels.linear_cross_entropy, "_join_kernel"),
         (kernels.cross_entropy, "_mean"),
     ]:
         monkeypatch.setattr(module, name, _NotLaunched())
-    for module in (kernels._chunked, kernels.distill_kl, kernels.linear_cross_entropy):
+    for module in (kernels._chunked, kernels.distill_jsd, kernels.distill_kl, kernels.linear_cross_entropy):
         monkeypatch.setattr(module, "launch_tiles", lambda *_, **__: None)
 
 
@@ -150,23 +156,69 @@ def test_what_is_frozen_has_no_gradient(frozen: str) -> None:
     torch.testing.assert_close(gradient, expected)
 
 
-def test_a_student_like_its_teacher_has_nothing_to_learn() -> None:
+EVERY_DISTILLATION = pytest.mark.parametrize(
+    "distill", [kernels.distill_jsd.distill_jsd, kernels.distill_kl.distill_kl], ids=lambda distill: distill.__name__
+)
+
+
+@EVERY_DISTILLATION
+def test_a_student_like_its_teacher_has_nothing_to_learn(distill: Callable[..., torch.Tensor]) -> None:
     hidden, weight = Make(DEVICE).normal(9, 16, dtype=fp32), Make(DEVICE).normal(40, 16, dtype=fp32)
     leaves = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
-    loss = kernels.distill_kl.distill_kl(leaves[0], leaves[1], (hidden, weight), temperature=0.5)
+    loss = distill(leaves[0], leaves[1], (hidden, weight), temperature=0.5)
     assert float(loss.detach()) == pytest.approx(0, abs=1e-6)
     for gradient in torch.autograd.grad(loss, leaves):
         assert gradient.count_nonzero() == 0
 
 
-def test_a_teacher_that_asks_for_a_gradient_is_refused() -> None:
+@EVERY_DISTILLATION
+def test_a_teacher_that_asks_for_a_gradient_is_refused(distill: Callable[..., torch.Tensor]) -> None:
     hidden, weight = Make(DEVICE).normal(9, 16, dtype=fp32), Make(DEVICE).normal(40, 16, dtype=fp32)
     with pytest.raises(ValueError, match="teacher: expected no gradient"):
-        kernels.distill_kl.distill_kl(hidden, weight, (hidden.clone().requires_grad_(), weight))
+        distill(hidden, weight, (hidden.clone().requires_grad_(), weight))
 
 
+@EVERY_DISTILLATION
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("inf")])
-def test_a_temperature_is_positive_and_finite(temperature: float) -> None:
+def test_a_temperature_is_positive_and_finite(distill: Callable[..., torch.Tensor], temperature: float) -> None:
     hidden, weight = Make(DEVICE).normal(2, 16, dtype=fp32), Make(DEVICE).normal(3, 16, dtype=fp32)
     with pytest.raises(ValueError, match="temperature: expected a positive finite number, got "):
-        kernels.distill_kl.distill_kl(hidden, weight, (hidden, weight), temperature)
+        distill(hidden, weight, (hidden, weight), temperature=temperature)
+
+
+@pytest.mark.parametrize("beta", [0, 1, 0.0, 1.0, -0.5, float("nan")])
+def test_a_mixture_is_of_both(beta: float) -> None:
+    hidden, weight = Make(DEVICE).normal(2, 16, dtype=fp32), Make(DEVICE).normal(3, 16, dtype=fp32)
+    with pytest.raises(ValueError, match="beta: expected a number between 0 and 1, neither of them, got "):
+        kernels.distill_jsd.distill_jsd(hidden, weight, (hidden, weight), beta)
+
+
+@pytest.mark.parametrize("beta", [0.01, 0.25, 0.5])
+def test_a_divergence_is_its_mirror_image(beta: float) -> None:
+    """JSD_beta(p || q) = JSD_(1 - beta)(q || p)."""
+    inputs = bench_distill_jsd.DistillJsd().inputs(Make(DEVICE), 9, 40, 16, fp32, teacher_depth=24, beta=beta)
+    student, teacher = (inputs["hidden"], inputs["weight"]), (inputs["teacher"][0], inputs["teacher"][1])
+    distill_jsd = kernels.distill_jsd.distill_jsd
+    torch.testing.assert_close(distill_jsd(*student, teacher, beta), distill_jsd(*teacher, student, 1 - beta))
+
+
+def test_a_divergence_of_distributions_that_share_nothing_is_the_entropy_of_the_mixture() -> None:
+    """-beta log(beta) - (1 - beta) log(1 - beta), the most that it can be; and nothing overflows on the way."""
+    weight = torch.eye(3, 16, device=DEVICE)
+    student, teacher = 1e6 * torch.eye(2, 16, device=DEVICE), 1e6 * torch.eye(3, 16, device=DEVICE)[1:]
+    leaf = student.requires_grad_()
+    loss = kernels.distill_jsd.distill_jsd(leaf, weight, (teacher, weight), beta=0.1)
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    assert float(loss.detach()) == pytest.approx(-0.1 * math.log(0.1) - 0.9 * math.log(0.9), rel=1e-6)
+    assert gradient.count_nonzero() == 0
+
+
+@pytest.mark.parametrize("forward", [True, False])
+def test_towards_its_ends_a_divergence_is_that_of_kullback_and_leibler(forward: bool) -> None:
+    """Of 1/4096 of the mixture; the next term is of the order of the mixture."""
+    inputs = bench_distill_kl.DistillKl().inputs(Make(DEVICE), 9, 40, 16, fp32, teacher_depth=24)
+    student, teacher = (inputs["hidden"] / 8, inputs["weight"]), (inputs["teacher"][0] / 8, inputs["teacher"][1])
+    share = 2**-12
+    jsd = kernels.distill_jsd.distill_jsd(*student, teacher, share if forward else 1 - share) / share
+    taught = (*student, teacher) if forward else (*teacher, student)
+    torch.testing.assert_close(jsd, kernels.distill_kl.distill_kl(*taught), rtol=2e-3, atol=0)
