@@ -39,6 +39,7 @@ class Model:
     num_queries: int = 0  # of cross attention to a picture of max_seq_len tokens
     window_side: int = 0  # of windows of so many tokens squared that attention keeps to; max_seq_len is a picture then
     window: int | None = None
+    projection_dim: int = 0  # of the space that its pictures share with texts
 
     def __str__(self) -> str:
         return self.name
@@ -406,6 +407,22 @@ _BANK = (
         source=_vision("ViT-H/14"),
     ),
     Model(
+        name="clip-vit-b",
+        hidden_size=768,
+        intermediate_size=3072,
+        num_heads=12,
+        num_kv_heads=12,
+        head_dim=64,
+        v_head_dim=64,
+        num_layers=12,
+        vocab_size=None,
+        max_seq_len=50,
+        causal=False,
+        patch_size=32,
+        projection_dim=512,
+        source=f"arXiv:2103.00020; vision_config of {_huggingface('openai/clip-vit-base-patch32')}",
+    ),
+    Model(
         name="clip-vit-l",
         hidden_size=1024,
         intermediate_size=4096,
@@ -418,7 +435,24 @@ _BANK = (
         max_seq_len=257,
         causal=False,
         patch_size=14,
+        projection_dim=768,
         source=f"arXiv:2103.00020; vision_config of {_huggingface('openai/clip-vit-large-patch14')}",
+    ),
+    Model(
+        name="clip-vit-big-g",
+        hidden_size=1664,
+        intermediate_size=8192,
+        num_heads=16,
+        num_kv_heads=16,
+        head_dim=104,
+        v_head_dim=104,
+        num_layers=48,
+        vocab_size=None,
+        max_seq_len=257,
+        causal=False,
+        patch_size=14,
+        projection_dim=1280,
+        source=f"arXiv:2212.07143; vision_config of {_huggingface('laion/CLIP-ViT-bigG-14-laion2B-39B-b160k')}",
     ),
     Model(
         name="blip2-qformer",

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from kernels._attention_tiles import place
 from kernels._launch import device_of, tune
+from kernels._logprob import LOG2E
 
 CHUNK, LEAST_COLS = 1 << 24, 2048  # entries of the slopes in memory, and columns of them for tiles to fill a GPU
 BLOCK_ROWS = 1024
@@ -77,6 +78,14 @@ def scores(matrices, row, col, cols, K, BLOCK_K: tl.constexpr, EVEN_K: tl.conste
         left_ptr += BLOCK_K
         right_ptr += BLOCK_K
     return x
+
+
+@triton.jit
+def rise(x, peak):
+    """The new maximum of each row, how far it makes old powers fade, and the powers."""
+    higher = tl.maximum(peak, tl.max(x, 1))
+    # Subtract, then scale: in a fused multiply-add the rounded product of a huge peak would be off by more than 1.
+    return higher, tl.exp2((peak - higher) * LOG2E), tl.exp2((x - higher[:, None]) * LOG2E)
 
 
 @triton.jit

@@ -34,6 +34,7 @@ from kernels._chunked import (
     launch_tiles,
     order_of,
     place,
+    rise,
     row_of,
     scores,
     tuned,
@@ -75,10 +76,8 @@ def _forward_kernel(
         col = start + tl.arange(0, BLOCK_N)
         x = scores((hidden_ptr, weight_ptr, strides), row, col, cols, K, BLOCK_K, EVEN_K)
         x = tl.where((col < cols)[None, :], x, -float("inf"))
-        before = peak
-        peak = tl.maximum(peak, tl.max(x, 1))
-        # Subtract, then scale: in a fused multiply-add the rounded product of a huge peak would be off by more than 1.
-        total = total * tl.exp2((before - peak) * LOG2E) + tl.sum(tl.exp2((x - peak[:, None]) * LOG2E), 1)
+        peak, fade, powers = rise(x, peak)
+        total = total * fade + tl.sum(powers, 1)
         chosen += tl.sum(tl.where(col[None, :] == target[:, None], x, 0.0), 1)
     parts_ptr += split.to(tl.int64) * 2 * rows + at
     tl.store(parts_ptr, peak, mask=at < count)

@@ -52,7 +52,17 @@ def test_every_model_names_its_source(model: Model) -> None:
     assert "arXiv:" in model.source or "config.json of " in model.source
 
 
-@pytest.mark.parametrize(("name", "patch"), [("vit-b", 16), ("vit-l", 16), ("vit-h", 14), ("clip-vit-l", 14)])
+@pytest.mark.parametrize(
+    ("name", "patch"),
+    [
+        ("vit-b", 16),
+        ("vit-l", 16),
+        ("vit-h", 14),
+        ("clip-vit-b", 32),
+        ("clip-vit-l", 14),
+        ("clip-vit-big-g", 14),
+    ],
+)
 def test_vision_models_see_their_patches_and_one_class_token(name: str, patch: int) -> None:
     (model,) = models(name)
     assert model.max_seq_len == (224 // patch) ** 2 + 1

@@ -1,0 +1,233 @@
+"""loss = mean over i of (lse(x_i.) + lse(x_.i)) / 2 - x_ii, x = scale * image @ text^T, without x in memory.
+
+CLIP's loss: the mean of two cross-entropies, of the rows of x and of its columns, whose targets are the diagonal.
+image, text (n, K), scale a number in memory, loss a number. With d the gradient of loss, s = image @ text^T and the
+slopes softmax of rows + softmax of columns - 2 I
+
+    dimage = (d scale / 2 n) slopes @ text, dtext = (d scale / 2 n) slopes^T @ image, dscale = (d / 2 n) sum(slopes * s)
+
+Forward: one walk serves both axes. A program owns BLOCK_M rows and `split` columns, over which it walks with an online
+log-sum-exp of its rows; of each tile it leaves the columns' maxima and sums at once, 8 bytes for each column and
+BLOCK_M rows, and at its end 8 bytes for each row. A second launch joins them. Of bf16 that is 1/32 of x written and
+read once, below a twentieth of the time of a second walk, which would be one more product. Each entry takes two
+exponentials, since a row and a column through it may lie further apart than fp32 reaches.
+Backward: `kernels._chunked` has the slopes made anew, a chunk of columns at a time, for all rows: each chunk gives its
+dtext at once and adds to dimage. A program that makes a tile of slopes leaves its part of dscale. In all 8 K operations
+for each of n^2 entries, 2 more than the gradients of a stored x take. Memory: the parts above; in the backward 16 bytes
+a row, one chunk of slopes, and what it rounds away of dimage. A chunk of w columns reads image twice for 4 w operations
+on each of its numbers, so that a narrower one would leave tensor cores waiting for memory.
+Source: Radford et al. 2021, arXiv:2103.00020, figure 3; Cheng et al. 2024, Inf-CL, arXiv:2410.17243 (x not in memory).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from kernels._chunked import EVEN, NARROW, as_matrix, gradients, launch_tiles, place, rise, row_of, scores, tuned
+from kernels._launch import FLOATS, device_of, expect, expect_device, expect_like, expect_tensor
+from kernels._logprob import LOG2E, LOWEST
+
+SPLITS, LEAST_SPLIT = 16, 128  # programs side by side on a row, and columns of each that every BLOCK_N divides
+JOINED = 32  # rows, and columns, of a program that joins parts, and how many parts at a time
+CELL = tl.constexpr(
+    64
+)  # what every BLOCK_M and BLOCK_N is a multiple of: entries of x for each part of dscale, squared
+
+
+@triton.jit
+def _forward_kernel(
+    image_ptr, text_ptr, scale_ptr, diagonal_ptr, row_parts_ptr, col_parts_ptr, strides, sizes, tuned_for,  # noqa: ARG001
+    EVEN_K: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    n, K, split = sizes
+    part, group = place(tl.cdiv(n, split), tl.cdiv(n, BLOCK_M), GROUP)
+    # 32 bits: tiles of 64-bit numbers, which at and col are compared to, take registers.
+    at = (group * BLOCK_M).to(tl.int32) + tl.arange(0, BLOCK_M)
+    row = row_of(None, at, n)
+    scale = tl.load(scale_ptr).to(tl.float32)
+    # Begun at a finite number: behind a first -inf, -inf - peak would be NaN.
+    peak = tl.full((BLOCK_M,), LOWEST, tl.float32)
+    total = tl.zeros((BLOCK_M,), tl.float32)
+    diagonal = tl.zeros((BLOCK_M,), tl.float32)
+    first = part * split
+    for start in range(first, tl.minimum(first + split, n), BLOCK_N):
+        col = start + tl.arange(0, BLOCK_N)
+        x = scores((image_ptr, text_ptr, strides), row, col, n, K, BLOCK_K, EVEN_K) * scale
+        diagonal += tl.sum(tl.where(col[None, :] == at[:, None], x, 0.0), 1)
+        x = tl.where((at < n)[:, None] & (col < n)[None, :], x, -float("inf"))
+        peak, fade, powers = rise(x, peak)
+        total = total * fade + tl.sum(powers, 1)
+        col_peak = tl.maximum(tl.max(x, 0), LOWEST)
+        col_total = tl.sum(tl.exp2((x - col_peak[None, :]) * LOG2E), 0)
+        col_ptrs = col_parts_ptr + group * 2 * n + col
+        tl.store(col_ptrs, col_peak, mask=col < n)
+        tl.store(col_ptrs + n, col_total, mask=col < n)
+    row_ptrs = row_parts_ptr + part.to(tl.int64) * 2 * n + at
+    tl.store(row_ptrs, peak, mask=at < n)
+    tl.store(row_ptrs + n, total, mask=at < n)
+    tl.store(diagonal_ptr + at, diagonal, mask=(at < n) & (at // split == part))
+
+
+@triton.jit
+def _joined(parts_ptr, parts, at, n, JOINED: tl.constexpr):
+    """The maxima and sums of the parts of these rows, or columns, as one."""
+    peak = tl.full((JOINED,), LOWEST, tl.float32)
+    total = tl.zeros((JOINED,), tl.float32)
+    for start in range(0, parts, JOINED):
+        part = start + tl.arange(0, JOINED)
+        inside = (part < parts)[:, None] & (at < n)[None, :]
+        ptrs = parts_ptr + part.to(tl.int64)[:, None] * 2 * n + at[None, :]
+        x = tl.load(ptrs, mask=inside, other=LOWEST)
+        top = tl.maximum(peak, tl.max(x, 0))
+        sums = tl.load(ptrs + n, mask=inside, other=0.0) * tl.exp2((x - top[None, :]) * LOG2E)
+        total = total * tl.exp2((peak - top) * LOG2E) + tl.sum(sums, 0)
+        peak = top
+    return peak, total
+
+
+@triton.jit
+def _join_kernel(
+    diagonal_ptr, row_parts_ptr, col_parts_ptr, losses_ptr, stats_ptr, n, row_parts, col_parts, JOINED: tl.constexpr
+):
+    at = tl.program_id(0) * JOINED + tl.arange(0, JOINED)
+    row_top, row_total = _joined(row_parts_ptr, row_parts, at, n, JOINED)
+    col_top, col_total = _joined(col_parts_ptr, col_parts, at, n, JOINED)
+    x = tl.load(diagonal_ptr + at, mask=at < n, other=0.0)
+    loss = ((row_top - x) + tl.log(row_total)) + ((col_top - x) + tl.log(col_total))
+    tl.store(losses_ptr + at, loss / 2, mask=at < n)
+    if stats_ptr is not None:
+        tl.store(stats_ptr + at, row_top, mask=at < n)
+        tl.store(stats_ptr + n + at, row_total, mask=at < n)
+        tl.store(stats_ptr + 2 * n + at, col_top, mask=at < n)
+        tl.store(stats_ptr + 3 * n + at, col_total, mask=at < n)
+
+
+@triton.jit
+def _stats(stats_ptr, at, n):
+    """Of rows or columns the maximum, and one over the sum."""
+    return tl.load(stats_ptr + at, mask=at < n, other=0.0), 1 / tl.load(stats_ptr + n + at, mask=at < n, other=1.0)
+
+
+@triton.jit
+def _slopes_kernel(
+    image_ptr, text_ptr, scale_ptr, stats_ptr, slopes_ptr, dscale_ptr, strides, sizes, tuned_for,  # noqa: ARG001
+    EVEN_K: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    n, K, first, width = sizes
+    tile, group = place(tl.cdiv(width, BLOCK_N), tl.cdiv(n, BLOCK_M), GROUP)
+    at = (group * BLOCK_M).to(tl.int32) + tl.arange(0, BLOCK_M)
+    place_of = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    col = first + place_of
+    s = scores((image_ptr, text_ptr, strides), row_of(None, at, n), col, first + width, K, BLOCK_K, EVEN_K)
+    scale = tl.load(scale_ptr).to(tl.float32)
+    top, share = _stats(stats_ptr, at, n)
+    slopes = tl.exp2((s * scale - top[:, None]) * LOG2E) * share[:, None]
+    top, share = _stats(stats_ptr + 2 * n, col, n)
+    slopes += tl.exp2((s * scale - top[None, :]) * LOG2E) * share[None, :]
+    slopes -= tl.where(col[None, :] == at[:, None], 2.0, 0.0)
+    inside = (at < n)[:, None] & (place_of < width)[None, :]
+    slopes_ptrs = slopes_ptr + at.to(tl.int64)[:, None] * strides[2] + place_of[None, :]
+    tl.store(slopes_ptrs, slopes.to(slopes_ptr.dtype.element_ty), mask=inside)
+    # The first of the cells that tiles of this size cover takes the sum, so that tiles of any size may come.
+    m = group * (BLOCK_M // CELL) + tl.arange(0, BLOCK_M // CELL)[:, None]
+    k = first // CELL + tile * (BLOCK_N // CELL) + tl.arange(0, BLOCK_N // CELL)[None, :]
+    is_first = (m == group * (BLOCK_M // CELL)) & (k == first // CELL + tile * (BLOCK_N // CELL))
+    cells = tl.cdiv(n, CELL)
+    dscale = tl.where(is_first, tl.sum(tl.where(inside, slopes * s, 0.0)), 0.0)
+    tl.store(dscale_ptr + m * cells + k, dscale, mask=(m < cells) & (k < cells))
+
+
+FORWARD, SLOPES = tuned(_forward_kernel, NARROW), tuned(_slopes_kernel, NARROW)
+
+
+def _launch_forward(image: Tensor, text: Tensor, logit_scale: Tensor, keep: bool) -> tuple[Tensor, Tensor | None]:
+    """The loss, and the maxima and sums that the backward needs."""
+    n, depth = image.shape
+    split = max(LEAST_SPLIT, triton.next_power_of_2(n) // SPLITS)
+    # All tiles of a dtype are as high, so that columns have as many parts whichever is chosen.
+    row_parts, col_parts = (
+        triton.cdiv(n, of) for of in (split, FORWARD[image.element_size()].configs[0].kwargs["BLOCK_M"])
+    )
+    diagonal, losses, of_rows, of_cols, stats = (
+        torch.empty(shape, dtype=torch.float32, device=image.device)
+        for shape in ((n,), (n,), (row_parts, 2, n), (col_parts, 2, n), (4, n if keep else 0))
+    )
+    if n:
+        launch_tiles(
+            FORWARD, n, n, image, text, logit_scale, diagonal, of_rows, of_cols, (image.stride(0), text.stride(0)),
+            (n, depth, split), across=split, EVEN_K=depth % EVEN == 0,
+        )  # fmt: skip
+        with device_of(image):
+            _join_kernel[(triton.cdiv(n, JOINED),)](
+                diagonal, of_rows, of_cols, losses, stats if keep else None, n, row_parts, col_parts, JOINED=JOINED
+            )
+    return losses.mean().to(image.dtype), stats if keep else None
+
+
+def _fill(
+    image: Tensor, text: Tensor, logit_scale: Tensor, stats: Tensor, dscale: Tensor,
+    slopes: Tensor, first: int, width: int,
+) -> None:  # fmt: skip
+    """The slopes of a chunk of columns."""
+    n, depth = image.shape
+    strides = image.stride(0), text.stride(0), slopes.stride(0)
+    launch_tiles(
+        SLOPES, n, width, image, text, logit_scale, stats, slopes, dscale, strides, (n, depth, first, width),
+        EVEN_K=depth % EVEN == 0,
+    )  # fmt: skip
+
+
+class _InfoNce(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, text: Tensor, logit_scale: Tensor) -> Tensor:
+        loss, stats = _launch_forward(as_matrix(image), as_matrix(text), logit_scale, keep=True)
+        ctx.save_for_backward(image, text, logit_scale, stats)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
+        image, text, logit_scale, stats = ctx.saved_tensors
+        n = len(image)
+        if not n:
+            return torch.zeros_like(image), torch.zeros_like(text), torch.zeros_like(logit_scale)
+        image, text = as_matrix(image), as_matrix(text)
+        cells = triton.cdiv(n, CELL.value)
+        dscale = torch.empty(cells, cells, dtype=torch.float32, device=image.device)
+        share = dloss.float() / (2 * n)
+        fill = partial(_fill, image, text, logit_scale, stats, dscale)
+        dimage, dtext = gradients(fill, image, text, None, share * logit_scale.float(), ctx.needs_input_grad[:2])
+        return dimage, dtext, (share * dscale.sum()).to(logit_scale.dtype)
+
+
+def info_nce(image: Tensor, text: Tensor, logit_scale: Tensor) -> Tensor:
+    """Return the mean of the cross-entropies of the rows and of the columns of logit_scale * image @ text^T.
+
+    The target of each row and of each column is the diagonal. image: (n, K) fp32, fp16 or bf16, text: the same shape
+    and dtype, any strides; logit_scale: a 0-d tensor, fp32, fp16 or bf16, on the same device. The logits are fp32 and
+    never in memory; the loss is cast to the dtype of image, and is NaN of no pairs. Differentiable in all three;
+    deterministic. Source: arXiv:2103.00020.
+
+    Raises:
+        TypeError, ValueError: an argument is not as described.
+    """
+    expect_tensor("image", image, dtypes=FLOATS, rank=2)
+    expect(image.shape[1] >= 1, "image", "at least 1 column", f"shape {tuple(image.shape)}")
+    expect_tensor("text", text, dtypes=FLOATS, rank=2)
+    expect_like("text", text, "image", image)
+    expect(text.shape == image.shape, "text", f"shape {tuple(image.shape)}, that of image", tuple(text.shape))
+    expect_tensor("logit_scale", logit_scale, dtypes=FLOATS, rank=0)
+    expect_device("logit_scale", logit_scale, "image", image)
+    if torch.is_grad_enabled() and (image.requires_grad or text.requires_grad or logit_scale.requires_grad):
+        loss: Tensor = _InfoNce.apply(image, text, logit_scale)
+        return loss
+    return _launch_forward(as_matrix(image), as_matrix(text), logit_scale, keep=False)[0]
