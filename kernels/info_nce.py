@@ -14,8 +14,9 @@ exponentials, since a row and a column through it may lie further apart than fp3
 Backward: `kernels._chunked` has the slopes made anew, a chunk of columns at a time, for all rows: each chunk gives its
 dtext at once and adds to dimage. A program that makes a tile of slopes leaves its part of dscale. In all 8 K operations
 for each of n^2 entries, 2 more than the gradients of a stored x take. Memory: the parts above; in the backward 16 bytes
-a row, one chunk of slopes, and what it rounds away of dimage. A chunk of w columns reads image twice for 4 w operations
-on each of its numbers, so that a narrower one would leave tensor cores waiting for memory.
+a row, one chunk of slopes, what it rounds away of dimage, and 1/2048 of x for dscale. Beside gradients of K = 768 chunk
+and rest take 1.8 times as much again, however many pairs there are: a chunk of w columns reads image twice for 4 w
+operations on each of its numbers, so that a much narrower one would leave tensor cores waiting for memory.
 Source: Radford et al. 2021, arXiv:2103.00020, figure 3; Cheng et al. 2024, Inf-CL, arXiv:2410.17243 (x not in memory).
 """
 
@@ -30,7 +31,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels._chunked import EVEN, NARROW, as_matrix, gradients, launch_tiles, place, rise, row_of, scores, tuned
+from kernels._chunked import EVEN, NARROW, SLIM, as_matrix, gradients, launch_tiles, place, rise, row_of, scores, tuned
 from kernels._launch import FLOATS, device_of, expect, expect_device, expect_like, expect_tensor
 from kernels._logprob import LOG2E, LOWEST
 
@@ -146,7 +147,8 @@ def _slopes_kernel(
     tl.store(dscale_ptr + m * cells + k, dscale, mask=(m < cells) & (k < cells))
 
 
-FORWARD, SLOPES = tuned(_forward_kernel, NARROW), tuned(_slopes_kernel, NARROW)
+# Two programs of SLIM tiles share a multiprocessor of sm_90: one multiplies while the other sums.
+FORWARD, SLOPES = tuned(_forward_kernel, NARROW, SLIM), tuned(_slopes_kernel, NARROW)
 
 
 def _launch_forward(image: Tensor, text: Tensor, logit_scale: Tensor, keep: bool) -> tuple[Tensor, Tensor | None]:
