@@ -128,8 +128,9 @@ class InfoNce(Operator):
         labels = torch.arange(pairs, device=image.device)
 
         def loss() -> Tensor:
-            wide = image.float(), text.float()  # it would do so itself, but behind a product in 16 bits
-            ways = (cal_flash_loss(*pair, labels, logit_scale, INF_CL_WIDTH).mean() for pair in (wide, wide[::-1]))
-            return (sum(ways) / 2).to(image.dtype)
+            a, b = image.float(), text.float()  # it would do so itself, but behind a product with the scale in 16 bits
+            rows = cal_flash_loss(a, b, labels, logit_scale, INF_CL_WIDTH)
+            cols = cal_flash_loss(b, a, labels, logit_scale, INF_CL_WIDTH)
+            return torch.cat((rows, cols)).mean().to(image.dtype)
 
         return loss

@@ -31,7 +31,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels._chunked import EVEN, NARROW, SLIM, as_matrix, gradients, launch_tiles, place, rise, row_of, scores, tuned
+from kernels._attention_tiles import place
+from kernels._chunked import EVEN, NARROW, SLIM, as_matrix, gradients, launch_tiles, rise, row_of, scores, tuned
 from kernels._launch import FLOATS, device_of, expect, expect_device, expect_like, expect_tensor
 from kernels._logprob import LOG2E, LOWEST
 
