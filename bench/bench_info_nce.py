@@ -118,6 +118,8 @@ class InfoNce(Operator):
     def inf_cl(self, image: Tensor, text: Tensor, logit_scale: Tensor) -> Callable[[], Tensor]:
         """Its loss of one GPU, both ways: two walks, in TF32, which holds numbers of 16 bits as they are."""
         needs_cuda(image)
+        if torch.version.hip:
+            raise Unsupported("holds PTX")
         pairs, depth = image.shape
         if image.dtype == fp32:
             raise Unsupported("multiplies in TF32")
