@@ -8,7 +8,7 @@ slopes softmax of rows + softmax of columns - 2 I
 
 Forward: one walk serves both axes. A program owns BLOCK_M rows and `split` columns, over which it walks with an online
 log-sum-exp of its rows; of each tile it leaves the columns' maxima and sums at once, 8 bytes for each column and
-BLOCK_M rows, and at its end 8 bytes for each row. A second launch joins them. That is 1/32 of a bf16 x, written and read
+BLOCK_M rows, and at its end 8 bytes for each row. A second launch joins them. It is 1/32 of a bf16 x, written and read
 once: below a twentieth of the time of a second walk, which would be one more product. Each entry takes two
 exponentials, since a row and a column through it may lie further apart than fp32 reaches.
 Backward: `kernels._chunked` has the slopes made anew, a chunk of columns at a time, for all rows: each chunk gives its
