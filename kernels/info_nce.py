@@ -8,15 +8,15 @@ slopes softmax of rows + softmax of columns - 2 I
 
 Forward: one walk serves both axes. A program owns BLOCK_M rows and `split` columns, over which it walks with an online
 log-sum-exp of its rows; of each tile it leaves the columns' maxima and sums at once, 8 bytes for each column and
-BLOCK_M rows, and at its end 8 bytes for each row. A second launch joins them. It is 1/32 of a bf16 x, written and read
-once: below a twentieth of the time of a second walk, which would be one more product. Each entry takes two
+BLOCK_M rows, and at its end 8 bytes for each row. A second launch joins them. The parts are 1/32 of a bf16 x, written
+and read once: below a twentieth of the time of a second walk, which would be one more product. Each entry takes two
 exponentials, since a row and a column through it may lie further apart than fp32 reaches.
 Backward: `kernels._chunked` has the slopes made anew, a chunk of columns at a time, for all rows: each chunk gives its
 dtext at once and adds to dimage. A program that makes a tile of slopes leaves its part of dscale. In all 8 K operations
-for each of n^2 entries, 2 K more than with x stored. Memory: the parts above; in the backward 16 bytes
-a row, one chunk of slopes, what it rounds away of dimage, and 1/2048 of x for dscale. Beside gradients of K = 768 chunk
-and rest take 1.8 times as much again, from 8192 pairs on: a chunk of w columns reads image twice for 4 w operations on
-each of its numbers, so that a much narrower one would leave tensor cores waiting for memory.
+for each of n^2 entries, 2 K more than with x stored. Memory: the parts above; in the backward 16 bytes a row, one chunk
+of slopes, what it rounds away of dimage, and 1/2048 of x for dscale. Beside gradients of K = 768 chunk and rest take
+1.8 times as much again, from 8192 pairs on: a chunk of w columns reads image twice for 4 w operations on each of its
+numbers, so that a much narrower one would leave tensor cores waiting for memory.
 Source: Radford et al. 2021, arXiv:2103.00020, figure 3; Cheng et al. 2024, Inf-CL, arXiv:2410.17243 (x not in memory).
 """
 
