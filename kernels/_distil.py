@@ -33,14 +33,6 @@ Fill = Callable[..., None]
 
 
 @triton.jit
-def rise(x, peak):
-    """The new maximum of each row, how far it makes old powers fade, and the powers."""
-    higher = tl.maximum(peak, tl.max(x, 1))
-    # Subtract, then scale: in a fused multiply-add the rounded product of a huge peak would be off by more than 1.
-    return higher, tl.exp2((peak - higher) * LOG2E), tl.exp2((x - higher[:, None]) * LOG2E)
-
-
-@triton.jit
 def joined(peak_ptr, rows, inside):
     """Of the splits of each row the largest peak, how far each fades beside it, and the sum of their totals."""
     peak = tl.load(peak_ptr, mask=inside, other=LOWEST)

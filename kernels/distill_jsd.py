@@ -28,8 +28,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels._chunked import EVEN, NARROW, SLIM, WIDE, launch_tiles, place, row_of, scores, tuned
-from kernels._distil import JOINED, SPLIT, Pair, check, distilled, even, expect_number, joined, rise, strides_of
+from kernels._chunked import EVEN, NARROW, SLIM, WIDE, launch_tiles, place, rise, row_of, scores, tuned
+from kernels._distil import JOINED, SPLIT, Pair, check, distilled, even, expect_number, joined, strides_of
 from kernels._launch import device_of, expect
 from kernels._logprob import LOG2E, LOWEST
 

@@ -21,8 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels._chunked import NARROW, SLIM, launch_tiles, place, row_of, scores, tuned
-from kernels._distil import JOINED, SPLIT, Pair, check, distilled, even, joined, rise, strides_of
+from kernels._chunked import NARROW, SLIM, launch_tiles, place, rise, row_of, scores, tuned
+from kernels._distil import JOINED, SPLIT, Pair, check, distilled, even, joined, strides_of
 from kernels._launch import device_of
 from kernels._logprob import LOG2E, LOWEST
 
