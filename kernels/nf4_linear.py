@@ -1,0 +1,147 @@
+"""y = x W^T + bias with a weight of 4 bits: W = value of each entry times the largest magnitude of its block of 64.
+
+Shapes: x (M, K), packed (N, K / 2) bytes of two entries each, the first in the high half, absmax (N, K / 64) fp32, bias
+(N,), y (M, N). Of few rows of x, and M is 1 to 64 when a model writes text, reading W is all the time there is: half a
+byte an entry, once. A program owns BLOCK_N rows of W, BLOCK_M rows of x and a share of K, and walks along it by blocks
+of 64. Rows of W are the tall side of the product, y^T = W x^T: tensor cores want 64 rows, and those of x, padded to 16,
+fill 16 columns. Bytes become entries in registers (_nf4.py): the high halves meet the even columns of x, the low halves
+the odd ones, in two dots, and no byte's two entries need to lie side by side. The sums of a block are multiplied by its
+absmax in fp32, one product for every 64 and row of x, so that no entry is rounded twice.
+
+K is shared among as many programs as fill the GPU. Their sums stay apart, 4 bytes a share, row and column, and are
+added up by a second launch in a fixed order; where one share is enough it writes y itself.
+Source: Dettmers et al. 2023, QLoRA, arXiv:2305.14314, section 3 and appendix E; packed as bitsandbytes does.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels._launch import (
+    FLOATS, device_of, expect, expect_device, expect_inference, expect_like, expect_tensor, processors, tune,
+)  # fmt: skip
+from kernels._matmul import load_tile, near, store_tile
+from kernels._nf4 import entries
+
+BLOCK = 64  # entries that share an absmax
+SHARES = 16  # of K at most
+LEAST = 4  # blocks of a share, if there are so many
+RESIDENT = 4  # programs at once on a multiprocessor
+TALLEST = 64  # rows of x that one program multiplies
+ADDED_AT_ONCE = 256
+
+TILES = [triton.Config({"BLOCK_N": 128}, num_warps=4, num_stages=5)]
+# fp32 is multiplied by fp32 units.
+FP32_TILES = [triton.Config({"BLOCK_N": 32}, num_warps=4, num_stages=2)]
+
+
+@triton.jit
+def _product(
+    x_ptr, packed_ptr, absmax_ptr, bias_ptr, out_ptr, strides, sizes,
+    BLOCK_K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    M, N, K, span = sizes
+    x_strides, packed_strides, absmax_strides, bias_stride = strides
+    # Programs of the same rows of W are neighbours: one reads them from memory, the others from L2.
+    beside, share = tl.cdiv(M, BLOCK_M), tl.program_id(1)
+    row, col = (tl.program_id(0) % beside).to(tl.int64) * BLOCK_M, (tl.program_id(0) // beside).to(tl.int64) * BLOCK_N
+    j = col + tl.arange(0, BLOCK_N)
+    absmax_ptr += j * absmax_strides[0]
+    y = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    nothing = tl.zeros((BLOCK_N,), tl.float32)
+    for block in range(share * span, tl.minimum((share + 1) * span, K // BLOCK_K)):
+        absmax = tl.load(absmax_ptr + tl.cast(block, tl.int64) * absmax_strides[1], mask=j < N, other=0.0)
+        packed = load_tile(packed_ptr, packed_strides, col, N, block * (BLOCK_K // 2), K, BLOCK_N, BLOCK_K // 2, True)
+        x = load_tile(x_ptr, x_strides, row, M, block * BLOCK_K, K, BLOCK_M, BLOCK_K, True)
+        even, odd = entries(packed, x.dtype)
+        x_even, x_odd = tl.split(tl.reshape(x, (BLOCK_M, BLOCK_K // 2, 2)))
+        sums = tl.dot(even, x_even.T, input_precision="ieee")
+        sums = tl.dot(odd, x_odd.T, sums, input_precision="ieee")
+        y += sums * absmax[:, None]
+        # An absmax of infinity makes NaN of the entries that are zero, and with them of the row.
+        nothing += absmax * 0.0
+    y += nothing[:, None]
+    if bias_ptr is not None:
+        y += tl.load(bias_ptr + j * bias_stride, mask=j < N, other=0.0).to(tl.float32)[:, None]
+    store_tile(out_ptr + share.to(tl.int64) * M * N, y.T, row, M, col, N)
+
+
+@triton.jit
+def _add_up(parts_ptr, bias_ptr, y_ptr, bias_stride, sizes, MOST: tl.constexpr, BLOCK: tl.constexpr):
+    entries_of_y, N, shares = sizes
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside, share = at < entries_of_y, tl.arange(0, MOST).to(tl.int64)[:, None]
+    parts_ptrs = parts_ptr + share * entries_of_y + at[None, :]
+    y = tl.sum(tl.load(parts_ptrs, mask=(share < shares) & inside[None, :], other=0.0), 0)
+    if bias_ptr is not None:
+        y += tl.load(bias_ptr + at % N * bias_stride, mask=inside, other=0.0).to(tl.float32)
+    tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=inside)
+
+
+BY_FAST = {fast: tune(tiles)(_product) for fast, tiles in ((True, TILES), (False, FP32_TILES))}
+
+
+def _launch(x: Tensor, packed: Tensor, absmax: Tensor, bias: Tensor | None) -> Tensor:
+    (m, k), n = x.shape, len(packed)
+    y = torch.empty(m, n, dtype=x.dtype, device=x.device)
+    if y.numel() == 0:
+        return y
+    x, packed, fast = near("x", x), near("packed", packed), x.element_size() == 2
+    height = min(TALLEST, max(16, triton.next_power_of_2(m))) if fast else 16
+    beside, width = triton.cdiv(m, height), (TILES if fast else FP32_TILES)[0].kwargs["BLOCK_N"]
+    blocks, tiles = k // BLOCK, beside * triton.cdiv(n, width)
+    span = triton.cdiv(blocks, max(1, min(RESIDENT * processors(x) // tiles, blocks // LEAST, SHARES)))
+    shares = triton.cdiv(blocks, span) if blocks else 1
+    out = y if shares == 1 else torch.empty(shares, m, n, dtype=torch.float32, device=x.device)
+    bias_stride = 0 if bias is None else bias.stride(0)
+    strides = (x.stride(), packed.stride(), absmax.stride(), bias_stride)
+    with device_of(x):
+        BY_FAST[fast][lambda meta: (beside * triton.cdiv(n, meta["BLOCK_N"]), shares)](
+            x, packed, absmax, bias if shares == 1 else None, out, strides, (m, n, k, span),
+            BLOCK_K=BLOCK, BLOCK_M=height,
+        )  # fmt: skip
+        if shares > 1:
+            _add_up[(triton.cdiv(m * n, ADDED_AT_ONCE),)](
+                out, bias, y, bias_stride, (m * n, n, shares), MOST=SHARES, BLOCK=ADDED_AT_ONCE
+            )
+    return y
+
+
+def nf4_linear(x: Tensor, packed: Tensor, absmax: Tensor, *, bias: Tensor | None = None) -> Tensor:
+    """x W^T + bias, W of 4-bit NormalFloats in blocks of 64 along its rows: fp32 sums and one cast.
+
+    x: (..., K) fp32, fp16 or bf16, K a multiple of 64; packed: (N, K / 2) uint8, the first of two entries in the high
+    half; absmax: (N, K / 64) fp32; bias: (N,) of the dtype of x. The 16 values are rounded to the dtype of x, as tensor
+    cores want them, their scale is not. Any strides (fastest where K is contiguous; leading dimensions that no view can
+    join are copied), any size may be 0. Returns (..., N), contiguous. For inference: an argument that asks for a
+    gradient is refused. Source: QLoRA, arXiv:2305.14314.
+
+    Raises:
+        TypeError: an argument is not a tensor of these dtypes.
+        ValueError: a shape or device does not fit, or an argument asks for a gradient.
+    """
+    expect_tensor("x", x, dtypes=FLOATS)
+    expect(x.ndim >= 1, "x", "at least 1 dimension", f"shape {tuple(x.shape)}")
+    k = x.shape[-1]
+    expect(k % BLOCK == 0, "x", f"a multiple of {BLOCK} as last dimension", f"shape {tuple(x.shape)}")
+    for name, value, dtype, cols in (
+        ("packed", packed, torch.uint8, k // 2), ("absmax", absmax, torch.float32, k // BLOCK),
+    ):  # fmt: skip
+        expect_tensor(name, value, dtypes=(dtype,), rank=2)
+        expect_device(name, value, "x", x)
+        expect(value.shape[1] == cols, name, f"{cols} columns for the {k} of x", f"shape {tuple(value.shape)}")
+    n = len(packed)
+    expect(len(absmax) == n, "absmax", f"{n} rows, as packed has", f"shape {tuple(absmax.shape)}")
+    if bias is not None:
+        expect_tensor("bias", bias, dtypes=FLOATS, rank=1)
+        expect_like("bias", bias, "x", x)
+        expect(len(bias) == n, "bias", f"{n} entries, one for each row of packed", len(bias))
+        expect_inference("bias", bias)
+    expect_inference("x", x)
+    expect_inference("absmax", absmax)
+    return _launch(x.reshape(math.prod(x.shape[:-1]), k), packed, absmax, bias).view(*x.shape[:-1], n)
