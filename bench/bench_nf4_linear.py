@@ -33,7 +33,7 @@ def dequantized(packed: Tensor, absmax: Tensor, pairs: Tensor) -> Tensor:
 
 
 class Nf4Linear(Operator):
-    """Bound by reading the weight, half a byte an entry, as long as rows of x are few. Layers are up and down of an MLP.
+    """Bound by reading the weight, half a byte an entry, while rows of x are few. Layers are up and down of an MLP.
 
     Above the floor: each share of K leaves its sums in memory, 8 bytes an entry of y and share, written and read.
     """
@@ -43,9 +43,11 @@ class Nf4Linear(Operator):
     # One row and one block; one more than a tile in each direction, K in one share and in two of which the last is
     # short; nothing along each dimension.
     checks = (
-        grid(m=[1, 17], n=[1, 35], k=[64, 576], bias=[True], dtype=[fp32])
-        + grid(m=[3, 65], n=[130], k=[576], bias=[False], dtype=[fp16, bf16])
-        + grid(m=[33], n=[7], k=[128], bias=[True], dtype=[fp16, bf16])
+        grid(m=[1, 17], n=[1, 35], k=[64], bias=[True], dtype=[fp32])
+        + grid(m=[2], n=[35], k=[576], bias=[False, True], dtype=[fp32])
+        + grid(m=[65], n=[66], k=[192], bias=[False], dtype=[bf16])
+        + grid(m=[17], n=[130], k=[128], bias=[True], dtype=[fp16])
+        + grid(m=[3], n=[7], k=[128], bias=[True], dtype=[fp16, bf16])
         + grid(m=[0, 5], n=[0, 7], k=[0, 64], bias=[True], dtype=[fp32])
     )
     sweep = grid(
@@ -64,7 +66,7 @@ class Nf4Linear(Operator):
         return {"m": batch, "n": n, "k": k, "bias": False, "dtype": dtype}
 
     def inputs(self, make: Make, m: int, n: int, k: int, bias: bool, dtype: Dtype) -> Inputs:
-        """Entries as good as evenly spread, which is what NormalFloats are for, in blocks that keep the variance of x."""
+        """Entries spread evenly, which is what NormalFloats are for, in blocks that about keep the variance of x."""
         packed = make.integers(0, 256, n, k // 2, dtype=torch.uint8)
         absmax = make.uniform(1.5, 3.0, n, k // BLOCK, dtype=fp32).mul_(max(1, k) ** -0.5)
         inputs = {"x": make.normal(m, k, dtype=dtype), "packed": packed, "absmax": absmax}

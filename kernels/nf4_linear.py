@@ -4,9 +4,10 @@ Shapes: x (M, K), packed (N, K / 2) bytes of two entries each, the first in the 
 (N,), y (M, N). Of few rows of x, and M is 1 to 64 when a model writes text, reading W is all the time there is: half a
 byte an entry, once. A program owns BLOCK_N rows of W, BLOCK_M rows of x and a share of K, and walks along it by blocks
 of 64. Rows of W are the tall side of the product, y^T = W x^T: tensor cores want 64 rows, and those of x, padded to 16,
-fill 16 columns. Bytes become entries in registers (_nf4.py): the high halves meet the even columns of x, the low halves
-the odd ones, in two dots, and no byte's two entries need to lie side by side. The sums of a block are multiplied by its
-absmax in fp32, one product for every 64 and row of x, so that no entry is rounded twice.
+fill 16 columns. Bytes become entries in registers (_nf4.py), two at a time: the first entries of all pairs of bytes
+meet every fourth column of x in one dot, the others in three more, for side by side as x has them they would have to
+move between registers. The sums of a block are multiplied by its absmax in fp32, one product for every 64 entries and
+row of x, so that no entry is rounded twice.
 
 K is shared among as many programs as fill the GPU. Their sums stay apart, 4 bytes a share, row and column, and are
 added up by a second launch in a fixed order; where one share is enough it writes y itself.
@@ -23,30 +24,38 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels._launch import (
-    FLOATS, device_of, expect, expect_device, expect_inference, expect_like, expect_tensor, processors, tune,
-)  # fmt: skip
+    FLOATS,
+    device_of,
+    expect,
+    expect_device,
+    expect_inference,
+    expect_like,
+    expect_tensor,
+    processors,
+    tune,
+)
 from kernels._matmul import load_tile, near, store_tile
-from kernels._nf4 import entries
+from kernels._nf4 import by_words, entries
 
 BLOCK = 64  # entries that share an absmax
 SHARES = 16  # of K at most
 LEAST = 4  # blocks of a share, if there are so many
 RESIDENT = 4  # programs at once on a multiprocessor
-TALLEST = 64  # rows of x that one program multiplies
+TALLEST = {2: 64, 4: 16}  # rows of x that one program multiplies, by bytes of an element
 ADDED_AT_ONCE = 256
 
-TILES = [triton.Config({"BLOCK_N": 128}, num_warps=4, num_stages=5)]
+# By bytes of an element of x and its rows: rows of W, num_stages. Two sums of each row of both are in registers, and
 # fp32 is multiplied by fp32 units.
-FP32_TILES = [triton.Config({"BLOCK_N": 32}, num_warps=4, num_stages=2)]
+TILES = {(2, 16): (128, 5), (2, 32): (128, 4), (2, 64): (64, 4), (4, 16): (32, 2)}
 
 
 @triton.jit
 def _product(
-    x_ptr, packed_ptr, absmax_ptr, bias_ptr, out_ptr, strides, sizes,
+    x_ptr, words_ptr, absmax_ptr, bias_ptr, out_ptr, strides, sizes,
     BLOCK_K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     M, N, K, span = sizes
-    x_strides, packed_strides, absmax_strides, bias_stride = strides
+    x_strides, word_strides, absmax_strides, bias_stride = strides
     # Programs of the same rows of W are neighbours: one reads them from memory, the others from L2.
     beside, share = tl.cdiv(M, BLOCK_M), tl.program_id(1)
     row, col = (tl.program_id(0) % beside).to(tl.int64) * BLOCK_M, (tl.program_id(0) // beside).to(tl.int64) * BLOCK_N
@@ -56,12 +65,16 @@ def _product(
     nothing = tl.zeros((BLOCK_N,), tl.float32)
     for block in range(share * span, tl.minimum((share + 1) * span, K // BLOCK_K)):
         absmax = tl.load(absmax_ptr + tl.cast(block, tl.int64) * absmax_strides[1], mask=j < N, other=0.0)
-        packed = load_tile(packed_ptr, packed_strides, col, N, block * (BLOCK_K // 2), K, BLOCK_N, BLOCK_K // 2, True)
+        words = load_tile(words_ptr, word_strides, col, N, block * (BLOCK_K // 4), K, BLOCK_N, BLOCK_K // 4, True)
         x = load_tile(x_ptr, x_strides, row, M, block * BLOCK_K, K, BLOCK_M, BLOCK_K, True)
-        even, odd = entries(packed, x.dtype)
-        x_even, x_odd = tl.split(tl.reshape(x, (BLOCK_M, BLOCK_K // 2, 2)))
-        sums = tl.dot(even, x_even.T, input_precision="ieee")
-        sums = tl.dot(odd, x_odd.T, sums, input_precision="ieee")
+        w0, w1, w2, w3 = entries(words, x.dtype)
+        even, odd = tl.split(tl.reshape(x, (BLOCK_M, BLOCK_K // 4, 2, 2)))
+        x0, x2 = tl.split(even)
+        x1, x3 = tl.split(odd)
+        sums = tl.dot(w0, x0.T, input_precision="ieee")
+        sums = tl.dot(w1, x1.T, sums, input_precision="ieee")
+        sums = tl.dot(w2, x2.T, sums, input_precision="ieee")
+        sums = tl.dot(w3, x3.T, sums, input_precision="ieee")
         y += sums * absmax[:, None]
         # An absmax of infinity makes NaN of the entries that are zero, and with them of the row.
         nothing += absmax * 0.0
@@ -83,7 +96,10 @@ def _add_up(parts_ptr, bias_ptr, y_ptr, bias_stride, sizes, MOST: tl.constexpr, 
     tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=inside)
 
 
-BY_FAST = {fast: tune(tiles)(_product) for fast, tiles in ((True, TILES), (False, FP32_TILES))}
+KERNELS = {
+    kind: tune([triton.Config({"BLOCK_N": height}, num_warps=4, num_stages=stages)])(_product)
+    for kind, (height, stages) in TILES.items()
+}
 
 
 def _launch(x: Tensor, packed: Tensor, absmax: Tensor, bias: Tensor | None) -> Tensor:
@@ -91,19 +107,18 @@ def _launch(x: Tensor, packed: Tensor, absmax: Tensor, bias: Tensor | None) -> T
     y = torch.empty(m, n, dtype=x.dtype, device=x.device)
     if y.numel() == 0:
         return y
-    x, packed, fast = near("x", x), near("packed", packed), x.element_size() == 2
-    height = min(TALLEST, max(16, triton.next_power_of_2(m))) if fast else 16
-    beside, width = triton.cdiv(m, height), (TILES if fast else FP32_TILES)[0].kwargs["BLOCK_N"]
-    blocks, tiles = k // BLOCK, beside * triton.cdiv(n, width)
+    x, words, size = near("x", x), near("packed", by_words(packed)), x.element_size()
+    rows = min(TALLEST[size], max(16, triton.next_power_of_2(m)))
+    blocks, tiles = k // BLOCK, triton.cdiv(m, rows) * triton.cdiv(n, TILES[size, rows][0])
     span = triton.cdiv(blocks, max(1, min(RESIDENT * processors(x) // tiles, blocks // LEAST, SHARES)))
     shares = triton.cdiv(blocks, span) if blocks else 1
     out = y if shares == 1 else torch.empty(shares, m, n, dtype=torch.float32, device=x.device)
     bias_stride = 0 if bias is None else bias.stride(0)
-    strides = (x.stride(), packed.stride(), absmax.stride(), bias_stride)
+    strides = (x.stride(), words.stride(), absmax.stride(), bias_stride)
     with device_of(x):
-        BY_FAST[fast][lambda meta: (beside * triton.cdiv(n, meta["BLOCK_N"]), shares)](
-            x, packed, absmax, bias if shares == 1 else None, out, strides, (m, n, k, span),
-            BLOCK_K=BLOCK, BLOCK_M=height,
+        KERNELS[size, rows][(tiles, shares)](
+            x, words, absmax, bias if shares == 1 else None, out, strides, (m, n, k, span),
+            BLOCK_K=BLOCK, BLOCK_M=rows,
         )  # fmt: skip
         if shares > 1:
             _add_up[(triton.cdiv(m * n, ADDED_AT_ONCE),)](
