@@ -12,7 +12,7 @@ from torch.nn import functional
 
 import kernels.nf4_linear
 import reference.nf4_linear
-from bench.core.operator import Inputs, Make, Operator, Sample, bf16, fp16, fp32, grid, kernel, peer
+from bench.core.operator import Inputs, Make, Operator, Sample, bf16, fp16, fp32, grid, kernel, needs_cuda, peer
 from bench.models import Model, models
 
 BLOCK = 64
@@ -111,6 +111,7 @@ class Nf4Linear(Operator):
         self, x: Tensor, packed: Tensor, absmax: Tensor, bias: Tensor | None = None
     ) -> Callable[[], Tensor]:
         """One kernel of its own up to a batch that it knows of the GPU, a dequantised weight and cuBLAS beyond."""
+        needs_cuda(x)  # on a CPU it looks for a package called kernels, and finds ours
         from bitsandbytes import matmul_4bit
         from bitsandbytes.functional import QuantState, get_4bit_type
 

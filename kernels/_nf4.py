@@ -61,16 +61,17 @@ BF16_BITS, BF16_PTX = tl.constexpr(bits_of(torch.bfloat16)), tl.constexpr(ptx_of
 
 
 @triton.jit
-def _of_four(n, BITS: tl.constexpr, FIRST: tl.constexpr):
-    low = tl.where((n & 1) == 0, BITS[FIRST], BITS[FIRST + 1])
-    high = tl.where((n & 1) == 0, BITS[FIRST + 2], BITS[FIRST + 3])
-    return tl.where((n & 2) == 0, low, high)
+def _of_four(even, lower, BITS: tl.constexpr, FIRST: tl.constexpr):
+    low = tl.where(even, BITS[FIRST], BITS[FIRST + 1])
+    high = tl.where(even, BITS[FIRST + 2], BITS[FIRST + 3])
+    return tl.where(lower, low, high)
 
 
 @triton.jit
 def _by_selects(n, BITS: tl.constexpr):
-    low = tl.where((n & 4) == 0, _of_four(n, BITS, 0), _of_four(n, BITS, 4))
-    high = tl.where((n & 4) == 0, _of_four(n, BITS, 8), _of_four(n, BITS, 12))
+    even, lower, first = (n & 1) == 0, (n & 2) == 0, (n & 4) == 0
+    low = tl.where(first, _of_four(even, lower, BITS, 0), _of_four(even, lower, BITS, 4))
+    high = tl.where(first, _of_four(even, lower, BITS, 8), _of_four(even, lower, BITS, 12))
     return tl.where((n & 8) == 0, low, high)
 
 

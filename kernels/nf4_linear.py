@@ -44,8 +44,8 @@ RESIDENT = 4  # programs at once on a multiprocessor
 TALLEST = {2: 64, 4: 16}  # rows of x that one program multiplies, by bytes of an element
 ADDED_AT_ONCE = 256
 
-# By bytes of an element of x and its rows: rows of W, num_stages. Two sums of each row of both are in registers, and
-# fp32 is multiplied by fp32 units.
+# By bytes of an element of x and BLOCK_M: BLOCK_N and num_stages. Registers hold a tile's sums twice, those of a block
+# and those of all; fp32 is multiplied by fp32 units.
 TILES = {(2, 16): (128, 5), (2, 32): (128, 4), (2, 64): (64, 4), (4, 16): (32, 2)}
 
 
