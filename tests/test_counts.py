@@ -324,4 +324,4 @@ def test_floors_cover_the_whole_sweep() -> None:
     for operator in operators():
         floors = floors_of(operator)
         assert len(floors) == len(operator.sweep_cases("full"))
-        assert all(floor["bytes"] > 0 and floor["flops"] > 0 for floor in floors.values())
+        assert all(floor["bytes"] > 0 and floor["flops"] >= 0 for floor in floors.values())
