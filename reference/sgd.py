@@ -1,4 +1,7 @@
-"""SGD with momentum as PyTorch defines it, over parameters that lie one behind the other."""
+"""SGD with momentum as PyTorch defines it, over parameters that lie one behind the other.
+
+Bottou, Curtis & Nocedal 2018, "Optimization Methods for Large-Scale Machine Learning", arXiv:1606.04838, section 7.
+"""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def test_the_overview_tells_how_the_run_was_measured(site: dict[str, str]) -> No
     ) in words
     assert (
         "options that are not the defaults tune cached, config from results/nvidia-h100, energy, second opinion, "
-        "memory cap 64.0 GiB, row timeout 120 s conditions"
+        "memory cap 64.0 GiB conditions"
     ) in words
     assert "threads 16 , pinned close on cores , flush 120 MiB" in words.replace(",", " ,")
     assert "no garbage collection" in words
