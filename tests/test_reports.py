@@ -17,7 +17,7 @@ import pytest
 from reports import units
 from reports.judge.derive import derive, throughput
 from reports.judge.standing import Standing, standings
-from reports.read.load import Results, expand, newest
+from reports.read.load import Results, expand, load, newest
 from reports.site.looks import DARK, LIGHT, looks
 from reports.site.site import render
 from reports.site.story import Story
@@ -69,6 +69,18 @@ def test_figures_follow_from_the_samples(typical: Path) -> None:
     assert (eager.low_s, eager.high_s) == (pytest.approx(4e-3 * 0.97), pytest.approx(4e-3 * 1.03))
     assert (eager.q1_s, eager.q3_s) == (pytest.approx(4e-3 * 0.985), pytest.approx(4e-3 * 1.015))
     assert eager.over_naive == pytest.approx(2)
+
+
+def test_an_axis_that_is_none_at_all_is_told(tmp_path: Path) -> None:
+    case = {"model": "gpt2-xl", "axis": None, "seq_len": 512}
+    (row,) = rows_of(a_file(tmp_path, [(a_record("eager", 512, case=case), around(1e-3))])).to_dict("records")
+    assert row["case"] == "gpt2-xl, axis none, 512"
+
+
+def test_everything_that_is_committed_is_read() -> None:
+    found = load(newest())
+    assert len(found.rows) > 300
+    assert found.left_out == []
 
 
 def test_the_interval_of_the_median_covers_it_as_often_as_it_says(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from scipy.stats import quantile_test
 
 from reports import units
 from reports.judge.centre import HANDFUL
-from reports.judge.selection import command, deselected, whole
+from reports.judge.selection import command, whole
 from reports.judge.stages import LEAST_HISTORY, SETTLED, Stage, stage
 from reports.judge.table import Table, table
 from reports.judge.verdict import FASTER, INVALID, SLOWER, difference, judged, weighed
@@ -102,7 +102,7 @@ def _judge(found: Table, told: Stage, verdicts: pd.DataFrame) -> Gate:
         verdicts=verdicts,
         regressions=[str(row) for row in names[told.alarm & ~found.doubted]],
         suspects=[str(row) for row in names[told.suspect | (told.alarm & found.doubted)]],
-        vanished=[str(row) for row in had.index[had.verdict != INVALID] if not deselected(found, str(row))],
+        vanished=[str(row) for row in had.index[had.vanished & (had.verdict != INVALID)]],
         wrong=[str(row) for row in had.index[had.verdict == INVALID]],
         improvements=[str(row) for row in by_row.index[by_row.verdict == FASTER]],
     )

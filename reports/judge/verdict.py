@@ -10,6 +10,7 @@ from scipy.stats import false_discovery_control
 
 from reports import units
 from reports.judge.centre import Floats, medians
+from reports.judge.selection import deselected
 from reports.judge.stages import Weighed, weigh
 from reports.judge.standing import first_line
 from reports.judge.table import SIDES, Table, table
@@ -23,7 +24,7 @@ VERDICTS = (SLOWER, INVALID, NOT_COMPARABLE, AMBIGUOUS, FASTER, SAME)  # in the 
 # 95 % interval from the variance between runs, both without what the whole device drifted; noise: the relative standard
 # deviation from run to run; resolvable: the least relative slowdown that would be found in 95 of 100 cases; p: of the
 # null that nothing changed, before the correction for looking at many rows; vanished, new: whether only base, or only
-# head, has a time.
+# head, has a time, and head was to have one.
 COLUMNS = (
     "device", "row", "operator", "mode", "case", "case_id", "series", "seq_len", "provider", "role", "verdict",
     "reason", "ratio", "ratio_low", "ratio_high", "p", "base_s", "head_s", "base_runs", "head_runs", "noise",
@@ -101,7 +102,9 @@ def _figures(found: Table, known: Weighed) -> pd.DataFrame:
     for side in SIDES:
         figures[f"{side}_runs"] = counts[side].astype(int)
         figures[f"{side}_s"] = np.exp(medians(found.logs[found.side(side)], 0)) if found.side(side).any() else np.nan
-    figures["vanished"] = (counts["base"] > 0) & (counts["head"] == 0)
+    gone = np.array((counts["base"] > 0) & (counts["head"] == 0))
+    gone[gone] = [not deselected(found, str(row)) for row in found.rows.index[gone]]
+    figures["vanished"] = gone
     figures["new"] = (counts["base"] == 0) & (counts["head"] > 0)
     return figures
 
@@ -154,7 +157,8 @@ def _one_sided(row: Any, found: Table) -> str:
         why = f"measured in {side}, but its time is not a positive number"
     if not (row.base_runs or row.head_runs):
         return f"{why}; no time on either side"
-    return f"{'vanished' if row.vanished else 'new'}: it has a time in {other}, {why}"
+    word = "vanished" if row.vanished else "not asked for" if row.base_runs else "new"
+    return f"{word}: it has a time in {other}, {why}"
 
 
 def _compared(row: Any, margin: float) -> tuple[str, str]:

@@ -152,10 +152,12 @@ def _one_of(record: Any, name: str, allowed: tuple[str, ...]) -> str:
 
 
 def _axis_value(name: str, value: Any) -> str | float | bool:
+    if value is None:  # as the axis of what is quantised as a whole
+        return "none"
     if isinstance(value, str):
         return clean(value)
     if not isinstance(value, bool) and _float(value) is None:
-        raise NotOurs(f"case: expected text, a number or a flag for {shown(name)}, got {shown(value)}")
+        raise NotOurs(f"case: expected text, a number, a flag or null for {shown(name)}, got {shown(value)}")
     checked: float | bool = value
     return checked
 
@@ -163,7 +165,8 @@ def _axis_value(name: str, value: Any) -> str | float | bool:
 def _axis(name: str, value: str | float | bool) -> str:
     if isinstance(value, bool):
         return name if value else f"not {name}"
-    return str(value) if isinstance(value, str) or name == "seq_len" else f"{name} {value}"
+    bare = (isinstance(value, str) and value != "none") or name == "seq_len"
+    return str(value) if bare else f"{name} {value}"
 
 
 def _float(value: Any) -> float | None:

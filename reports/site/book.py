@@ -33,12 +33,11 @@ class Book:
 
     def frame(self, file: str, title: str) -> dict[str, object]:
         """What the frame of a page needs: where it stands among the others, and what runs stand behind all."""
-        first, *last = FIXED.items()
         runs = self.story.results.runs
         return {
             "here": file,
             "title": title,
-            "links": [first, *((name, operator) for operator, name in self.files.items()), *last],
+            "links": FIXED.items(),
             "runs": runs,
             "names": self.names,
             "files": self.files,

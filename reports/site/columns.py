@@ -134,7 +134,7 @@ MEANINGS = {
     "head_runs": "runs of the head that have the row",
     "noise": "the relative standard deviation from run to run",
     "resolvable": "the least relative slowdown that would be found in 95 of 100 cases",
-    "vanished": "whether only the base has a time",
+    "vanished": "whether only the base has a time, though head was asked for one",
     "new": "whether only the head has a time",
     "runs": "how many runs stand behind the change",
     "confirmed": "whether two runs in a row show it",
