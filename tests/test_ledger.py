@@ -25,12 +25,25 @@ from bench.core.roofs import Roof
 from tests import toy
 
 
+@pytest.fixture(scope="module")
+def warm() -> Iterator[list[child.Child]]:
+    """The child that the ledger of one test leaves to that of the next, for a new one has torch to import."""
+    left: list[child.Child] = []
+    yield left
+    for each in left:
+        each.stop()
+
+
 @pytest.fixture
-def book() -> Iterator[Ledger]:
+def book(warm: list[child.Child]) -> Iterator[Ledger]:
     """A ledger on the CPU."""
     device = torch.device("cpu")
     opened = Ledger(this_run(device, "smoke"), device, surveys=False)
+    if warm:
+        opened._child = warm.pop()
     yield opened
+    warm.append(opened._child)
+    opened._child = opened._prober  # so that `close` ends no other
     opened.close()
 
 

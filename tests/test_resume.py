@@ -20,7 +20,7 @@ from bench.core.journal import Journal, NotResumable
 from bench.core.record import Run
 
 ROOT = Path(__file__).resolve().parents[1]
-CHOSEN = ["-k", "swiglu and (naive or eager or triton) and llama3-8b and not_fused", "--profile", "smoke"]
+CHOSEN = ["-k", "layer_norm and (naive or eager or triton)", "--profile", "smoke"]
 COMMAND = [sys.executable, "-m", "pytest", "bench", "--benchmark-only", "-q", "-p", "no:cacheprovider", *CHOSEN]
 
 
@@ -29,7 +29,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A committed copy of the tree with one operator."""
     tree = tmp_path_factory.mktemp("tree")
     for room in ("kernels", "reference", "bench", "reports"):
-        others = [file.name for file in (ROOT / room).glob("bench_*.py") if file.name != "bench_swiglu.py"]
+        others = [file.name for file in (ROOT / room).glob("bench_*.py") if file.name != "bench_layer_norm.py"]
         shutil.copytree(ROOT / room, tree / room, ignore=shutil.ignore_patterns("__pycache__", *others))
     shutil.copy(ROOT / "pyproject.toml", tree)
     (tree / ".gitignore").write_text("__pycache__/\nreport/\n")
@@ -87,9 +87,9 @@ def test_a_killed_run_keeps_its_rows_and_goes_on(tree: Path) -> None:
     assert refused.returncode == 4
     assert "--resume: expected the options of" in refused.stderr
     assert "tune full, got first" in refused.stderr
-    refused = _run(tree, "--resume", "-k", "swiglu and naive and llama3-8b and not_fused")
+    refused = _run(tree, "--resume", "-k", "layer_norm and naive")
     assert "expected the selection of" in refused.stderr
-    (tree / "kernels" / "swiglu.py").write_text((tree / "kernels" / "swiglu.py").read_text() + "\n# changed\n")
+    (tree / "kernels" / "layer_norm.py").write_text((tree / "kernels" / "layer_norm.py").read_text() + "\n# changed\n")
     assert "expected a tree without uncommitted changes" in _run(tree, "--resume").stderr
     _git(tree, "checkout", "-q", "kernels")
 
@@ -99,7 +99,7 @@ def test_a_killed_run_keeps_its_rows_and_goes_on(tree: Path) -> None:
     saved = _samples(left.with_suffix(".json"))
     for name, samples in kept.items():
         assert saved.get(name, []) == samples, f"{name}: expected the very samples of before"
-    assert len(saved) == 12
+    assert len(saved) == 9, "expected 12 without the backward of torch, which is absent on a CPU"
     assert len(json.loads(left.with_suffix(".json").read_text())["rooftile"]["roofs"]) >= 9
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 fp64, fp32, fp16, bf16 = torch.float64, torch.float32, torch.float16, torch.bfloat16
@@ -101,19 +103,24 @@ class Make:
 
 
 class Blank(Make):
-    """Makes tensors of zeros, which takes no time: for whoever needs but their shapes and dtypes."""
+    """Makes tensors of zeros, which takes no time and, on a CPU, no memory until they are written to."""
+
+    def _zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        # numpy's zeros are pages that the system has yet to give; torch's are written.
+        zeros = np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)
+        return torch.from_numpy(zeros).view(dtype).view(shape).to(self.device)
 
     def normal(self, *shape: int, dtype: torch.dtype, scale: float = 1.0) -> torch.Tensor:  # noqa: ARG002
         """Zeros."""
-        return torch.zeros(shape, dtype=dtype, device=self.device)
+        return self._zeros(shape, dtype)
 
     def uniform(self, low: float, high: float, *shape: int, dtype: torch.dtype) -> torch.Tensor:  # noqa: ARG002
         """Zeros."""
-        return torch.zeros(shape, dtype=dtype, device=self.device)
+        return self._zeros(shape, dtype)
 
     def integers(self, low: int, high: int, *shape: int, dtype: torch.dtype) -> torch.Tensor:  # noqa: ARG002
         """Zeros."""
-        return torch.zeros(shape, dtype=dtype, device=self.device)
+        return self._zeros(shape, dtype)
 
     def permutation(self, n: int) -> torch.Tensor:
         """The order in which they are."""

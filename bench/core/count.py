@@ -5,7 +5,7 @@ per launch, so that re-reads show. Operations are those of all lanes of a tile, 
 those on floating-point numbers by kind (a fused multiply-add is two), those of dots by the dtype of their operands, and
 exp, log, rsqrt and their like (one special-function operation each) apart. Addresses, indices and comparisons of
 integers are not counted. What torch runs around the kernels counts as launches too: each input read once, each output
-written once.
+written once, and of its operations those of products.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 from triton.runtime import interpreter
+
+from bench.core.case import DTYPE_NAMES
 
 Array = NDArray[Any]
 
@@ -307,12 +310,13 @@ class _Counter:
         assert self.running is not None
         return self.running
 
-    def torch_launch(self, name: str, read: int, written: int) -> None:
-        """Note what torch moves by itself."""
+    def torch_launch(self, name: str, read: int, written: int, dots: Counter[str]) -> None:
+        """Note what torch moves and multiplies by itself."""
         if not self._inside and (read or written):
             launch = Launch(f"aten::{name}")
             launch.read = {"inputs": Moved(read, read)} if read else {}
             launch.written = {"outputs": Moved(written, written)} if written else {}
+            launch.dots = dots
             self.launches.append(launch)
 
 
@@ -337,7 +341,11 @@ class _TorchLaunches(TorchDispatchMode):
         # `.to` and its like hand back what needs no change.
         if any(value is source for value in outputs for source in sources) and not schema.is_mutable:
             return result
-        self._counter.torch_launch(name, sum(map(_bytes, sources)), sum(map(_bytes, outputs)))
+        dots: Counter[str] = Counter()
+        if function.overloadpacket in flop_registry:
+            operations = flop_registry[function.overloadpacket](*args, **(kwargs or {}), out_val=result)
+            dots[DTYPE_NAMES[sources[0].dtype]] = operations
+        self._counter.torch_launch(name, sum(map(_bytes, sources)), sum(map(_bytes, outputs)), dots)
         return result
 
 

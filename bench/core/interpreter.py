@@ -1,8 +1,10 @@
-"""Triton's interpreter, mended where it is wrong for bfloat16 and fp8 and slow for integers.
+"""Triton's interpreter, mended where it is wrong for bfloat16 and fp8 and slow for integers and calls.
 
 It keeps bf16 as bit patterns and computes with those: dots and sums of bf16 are noise, casts to bf16 truncate and lose
 subnormals (as of Triton 3.9). Here bf16 is widened, computed with in fp32 and rounded to nearest, ties to even, as
-GPUs do. Dots of integers go through fp64, which is exact and uses BLAS. Dots of e4m3 look its 256 values up.
+GPUs do. Dots of integers go through fp64, which is exact and uses BLAS. Dots of e4m3 look its 256 values up. Where it
+patches triton.language for every function that a kernel calls, and undoes it for the kernel alone, here it does either
+once in a launch.
 """
 
 from __future__ import annotations
@@ -42,6 +44,26 @@ def mend() -> None:
     builder.binary_op = _binary(builder.binary_op)
     builder.unary_op = _unary(builder.unary_op)
     builder.create_dot = _dot(builder.create_dot)
+    interpreter._patch_lang = _Patches(interpreter._patch_lang)
+
+
+class _Patches:
+    """What is patched for a launch: once for each module whose functions it calls, and undone as a whole."""
+
+    def __init__(self, stock: Callable[..., Any]) -> None:
+        self._stock = stock
+        self._held: dict[int, Any] = {}  # by the namespace that sees triton.language
+
+    def __call__(self, function: Any) -> _Patches:
+        namespace = id(function.__globals__)
+        if namespace not in self._held:
+            self._held[namespace] = self._stock(function)
+        return self
+
+    def restore(self) -> None:
+        """Undo all, the latest first, for it was laid over the earlier."""
+        while self._held:
+            self._held.popitem()[1].restore()
 
 
 def _handle(data: Array, dtype: Any) -> Any:
