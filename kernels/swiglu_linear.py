@@ -38,7 +38,7 @@ TILES = [
     for m, n, warps, stages in ((128, 128, 8, 4), (128, 64, 4, 3))
 ]
 # fp32 is multiplied by fp32 units, and other K are read entry by entry: addresses and sums fill the registers.
-ODD_TILES = [triton.Config({"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 32}, num_warps=4, num_stages=2)]
+ODD_TILES = [triton.Config({"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 16}, num_warps=4, num_stages=2)]
 
 
 @triton.jit
