@@ -35,17 +35,19 @@ def dequantized(packed: Tensor, absmax: Tensor, pairs: Tensor) -> Tensor:
 class Nf4Linear(Operator):
     """Bound by reading the weight, half a byte an entry, while rows of x are few. Layers are up and down of an MLP.
 
-    Above the floor: each share of K leaves its sums in memory, 8 bytes an entry of y and share, written and read.
+    Rows are a batch where a model writes text, or the tokens of a step that trains an adapter beside the weight. Above
+    the floor: each share of K (backward: of N) leaves its sums in memory, 8 bytes an entry and share, written and read.
     """
 
     entry = staticmethod(kernels.nf4_linear.nf4_linear)
     reference = staticmethod(reference.nf4_linear.nf4_linear)
     # One row and one block; one more than a tile in each direction, K in one share and in two of which the last is
-    # short; nothing along each dimension.
+    # short (backward: N); nothing along each dimension.
     checks = (
         grid(m=[1, 17], n=[1, 35], k=[64], bias=[True], dtype=[fp32])
         + grid(m=[2], n=[35], k=[576], bias=[False, True], dtype=[fp32])
         + grid(m=[65], n=[66], k=[192], bias=[False], dtype=[bf16])
+        + grid(m=[3], n=[520], k=[64], bias=[False], dtype=[bf16])
         + grid(m=[17], n=[130], k=[128], bias=[True], dtype=[fp16])
         + grid(m=[3], n=[7], k=[128], bias=[True], dtype=[fp16, bf16])
         + grid(m=[0, 5], n=[0, 7], k=[0, 64], bias=[True], dtype=[fp32])
@@ -55,10 +57,12 @@ class Nf4Linear(Operator):
         batch=[1, 4, 16, 64],
         layer=["up", "down"],
         dtype=[bf16],
-    )
+    ) + grid(model=models("llama3-8b", "llama3-70b"), batch=[2048], layer=["up", "down"], dtype=[bf16])
     hostile = {"m": 3, "n": 20, "k": 128, "bias": True, "dtype": fp32}
     vast = {"m": 1, "n": 2**20 + 1, "k": 4160, "bias": True, "dtype": bf16}
+    grad = True
     prepared = ("packed", "absmax", "bias")
+    frozen = ("absmax",)
 
     def sizes(self, model: Model, batch: int, layer: str, dtype: Dtype) -> dict[str, Any]:
         narrow, wide = model.hidden_size, model.intermediate_size
@@ -83,40 +87,48 @@ class Nf4Linear(Operator):
         return [Sample(dict.fromkeys(names, columns), (slice(None), columns))]
 
     def traffic(self, mode: str, m: int, n: int, k: int, bias: bool, dtype: Dtype) -> int:
-        """The weight at half a byte an entry and four a block, x, the bias, y."""
+        """The weight at half a byte an entry and four a block, x, the bias, y. bwd: the weight, dy, both gradients."""
         return n * k // 2 + 4 * n * k // BLOCK + (m * k + m * n + bias * n) * dtype.itemsize
 
     def flops(self, mode: str, m: int, n: int, k: int, bias: bool, **_: Any) -> int:
-        """A product and a sum; for every block of K one more of each; the sum with the bias."""
-        return 2 * m * n * (k + k // BLOCK) + bias * m * n
+        """A product and a sum; for every block of K one more of each; the sum with the bias.
+
+        bwd: the weight's entries times their absmax, a product and a sum, the sum of dy.
+        """
+        scaled = {"fwd": 2 * m * n * (k // BLOCK), "bwd": n * k}[mode]
+        return 2 * m * n * k + scaled + bias * m * n
 
     @kernel
-    def triton(self, **inputs: Any) -> Callable[[], Tensor]:
-        return lambda: kernels.nf4_linear.nf4_linear(**inputs)
+    def triton(self, absmax: Tensor, **inputs: Any) -> Callable[[], Tensor]:
+        frozen = absmax.detach()
+        return lambda: kernels.nf4_linear.nf4_linear(absmax=frozen, **inputs)
 
     @peer()
     def eager(self, x: Tensor, packed: Tensor, absmax: Tensor, bias: Tensor | None = None) -> Callable[[], Tensor]:
         """The weight in the dtype of x through memory, in three launches, then torch's product."""
-        pairs, scale = of_bytes(x.dtype, x), absmax.to(x.dtype)
+        pairs, scale = of_bytes(x.dtype, x), absmax.detach().to(x.dtype)
         return lambda: functional.linear(x, dequantized(packed, scale, pairs), bias)
 
     @peer()
     def dense(self, x: Tensor, packed: Tensor, absmax: Tensor, bias: Tensor | None = None) -> Callable[[], Tensor]:
         """The layer that 4 bits replace: its weight is in the dtype of x beforehand, at four times the bytes."""
-        weight = dequantized(packed, absmax, of_bytes(fp32, x)).to(x.dtype)
+        weight = dequantized(packed, absmax.detach(), of_bytes(fp32, x)).to(x.dtype)
         return lambda: functional.linear(x, weight, bias)
 
     @peer(install="pip install bitsandbytes")
     def bitsandbytes(
         self, x: Tensor, packed: Tensor, absmax: Tensor, bias: Tensor | None = None
     ) -> Callable[[], Tensor]:
-        """One kernel of its own up to a batch that it knows of the GPU, a dequantised weight and cuBLAS beyond."""
+        """One kernel of its own up to a batch that it knows of the GPU, a dequantised weight and cuBLAS beyond.
+
+        Its backward dequantises the weight, in the dtype of x, and multiplies as torch does.
+        """
         needs_cuda(x)  # on a CPU it looks for a package called kernels, and finds ours
         from bitsandbytes import matmul_4bit
         from bitsandbytes.functional import QuantState, get_4bit_type
 
         state = QuantState(
-            absmax.reshape(-1),
+            absmax.detach().reshape(-1),
             shape=torch.Size([len(packed), x.shape[-1]]),
             code=get_4bit_type("nf4", device=x.device),
             blocksize=BLOCK,

@@ -21,8 +21,9 @@ def dequantize(packed: Tensor, absmax: Tensor) -> Tensor:
 def nf4_linear(x: Tensor, packed: Tensor, absmax: Tensor, *, bias: Tensor | None = None) -> Tensor:
     """x W^T + bias, in at least fp32 with one cast at the end; W is dequantised to the dtype of x (equation 5).
 
-    x (..., K), packed (N, K / 2), absmax (N, K / 64), bias (N,) -> (..., N).
+    x (..., K), packed (N, K / 2), absmax (N, K / 64), bias (N,) -> (..., N). The weight is frozen, absmax with it: only
+    x and bias have gradients.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
-    y = x.to(wide) @ dequantize(packed, absmax).to(x.dtype).to(wide).T
+    y = x.to(wide) @ dequantize(packed, absmax.detach()).to(x.dtype).to(wide).T
     return (y if bias is None else y + bias.to(wide)).to(x.dtype)

@@ -16,6 +16,7 @@ DEVICE = device.choose()
 from bench import (  # noqa: E402 - whether it is interpreted is decided before
     bench_lora_linear,
     bench_low_rank_linear,
+    bench_nf4_linear,
     bench_swiglu_linear,
 )
 from bench.core import memory  # noqa: E402
@@ -32,6 +33,7 @@ LAYERS: list[tuple[type[Operator], dict[str, Any], int]] = [
     (bench_swiglu_linear.SwiGluLinear, {}, 4 * COLS),
     (bench_low_rank_linear.LowRankLinear, ADAPTER, 2 * RANK),
     (bench_lora_linear.LoraLinear, ADAPTER, 4 * RANK),
+    (bench_nf4_linear.Nf4Linear, {"bias": False}, 0),
 ]
 EVERY_LAYER = pytest.mark.parametrize(
     ("operator", "more", "bytes_a_row"), LAYERS, ids=[operator.name() for operator, *_ in LAYERS]
@@ -66,3 +68,12 @@ def test_inference_needs_its_output_alone(operator: type[Operator], more: dict[s
     peak = memory.measure(trial, DEVICE).peak_bytes
     sums = bytes_a_row * ROWS if operator is bench_lora_linear.LoraLinear else 0
     assert 2 * ROWS * COLS <= peak <= 2 * ROWS * COLS + sums + ROUNDED_UP
+
+
+def test_a_weight_of_4_bits_is_never_made_as_a_whole() -> None:
+    declared, n, k = bench_nf4_linear.Nf4Linear(), 256, 512
+    trial = Trial(declared.provider("triton"), declared.inputs(Make(DEVICE), 8, n, k, bias=False, dtype=bf16), "bwd")
+    trial.once()
+    gc.collect()
+    # A copy in 16 bits would take twice as much.
+    assert memory.measure(trial, DEVICE).workspace_bytes < n * k
