@@ -32,6 +32,12 @@ def expect(condition: bool, argument: str, expected: str, got: object) -> None:
         raise ValueError(f"{argument}: expected {expected}, got {got}")
 
 
+def expect_flag(argument: str, value: object) -> None:
+    """Raise `TypeError` unless `value` is a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{argument}: expected a bool, got {type(value).__name__}")
+
+
 def expect_tensor(argument: str, value: object, *, dtypes: Sequence[torch.dtype], rank: int | None = None) -> None:
     """Raise unless `value` is a tensor of one of `dtypes` (`TypeError`) and of `rank` dimensions (`ValueError`)."""
     if not isinstance(value, torch.Tensor):

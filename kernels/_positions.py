@@ -1,4 +1,4 @@
-"""What the kernels that turn queries and keys are given, checked: q and k, flags, and the table of their positions."""
+"""What the kernels that turn queries and keys are given, checked: q and k, and the table of their positions."""
 
 from __future__ import annotations
 
@@ -21,12 +21,6 @@ def expect_heads(q: object, k: object) -> None:
     batch, _, tokens, head_dim = q.shape
     fits = (k.shape[0], *k.shape[2:]) == (batch, tokens, head_dim)
     expect(fits, "k", f"shape ({batch}, num_kv_heads, {tokens}, {head_dim}), like q", f"shape {tuple(k.shape)}")
-
-
-def expect_flag(argument: str, value: object) -> None:
-    """Raise `TypeError` unless `value` is a bool."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{argument}: expected a bool, got {type(value).__name__}")
 
 
 def expect_table(q: Tensor, position_embeddings: object, axes: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:

@@ -22,8 +22,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels._launch import device_of, expect, expect_device, expect_tensor, processors
-from kernels._positions import expect_flag, expect_heads, expect_table
+from kernels._launch import device_of, expect, expect_device, expect_flag, expect_tensor, processors
+from kernels._positions import expect_heads, expect_table
 from kernels._rotary import (
     heads_of,
     load_pairs,

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from kernels._launch import expect
-from kernels._positions import expect_flag, expect_heads, expect_table
+from kernels._launch import expect, expect_flag
+from kernels._positions import expect_heads, expect_table
 from kernels._rotary import Rotation, apply
 
 

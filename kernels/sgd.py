@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels._positions import expect_flag
+from kernels._launch import expect_flag
 from kernels._tensors import (
     decays_of,
     expect_flat,
