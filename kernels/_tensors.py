@@ -119,6 +119,33 @@ def update(
         kernel[(programs,)](*roles, tuple(outputs), table, hyper, key, **constants, BLOCK=BLOCK, num_warps=4)
 
 
+def update_flat(
+    kernel: Any, names: Sequence[str], given: Sequence[Tensor], written: Sequence[int], sizes: tuple[int, ...],
+    weight_decay: object, hyper: tuple[float, ...], seed: object, **constants: Any,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """Update parameters that lie one behind the other; new tensors for the roles that are written."""
+    sizes = expect_flat(names, given, sizes)
+    decays, key = decays_of(weight_decay, len(sizes)), key_of(seed)
+    roles = [tensor.contiguous() for tensor in given]
+    outputs = tuple(torch.empty_like(roles[at]) for at in written)
+    update(kernel, roles, outputs, sizes, flat_places(sizes, len(roles)), decays, hyper, key, **constants)
+    return outputs
+
+
+def update_lists(
+    kernel: Any, names: Sequence[str], lists: Sequence[Sequence[Tensor]], written: Sequence[int],
+    weight_decay: object, hyper: tuple[float, ...], seed: object, **constants: Any,
+) -> None:  # fmt: skip
+    """Update lists of tensors: one launch writes over those of the roles that are written, and autograd is told."""
+    expect_lists(names, lists)
+    decays, key = decays_of(weight_decay, len(lists[0])), key_of(seed)
+    if lists[0]:
+        first = [tensors[0] for tensors in lists]
+        sizes, outputs = tuple(tensor.numel() for tensor in lists[0]), [first[at] for at in written]
+        update(kernel, first, outputs, sizes, list_places(*lists), decays, hyper, key, **constants)
+        torch.autograd.graph.increment_version([tensor for at in written for tensor in lists[at]])
+
+
 def flat_places(sizes: tuple[int, ...], roles: int) -> Places:
     """Where tensors begin that lie one behind the other, in as many roles."""
     return (tuple(accumulate(sizes[:-1], initial=0)),) * roles if sizes else ((),) * roles

@@ -18,28 +18,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels._tensors import (
-    decays_of,
-    expect_flat,
-    expect_lists,
-    expect_step,
-    flat_places,
-    is_whole,
-    key_of,
-    list_places,
-    number,
-    place,
-    read,
-    update,
-    write,
-)
+from kernels._tensors import expect_step, is_whole, number, place, read, update_flat, update_lists, write
 
-ROLES = "params", "grads", "exp_avgs", "exp_avg_sqs"
+ROLES, WRITTEN = ("params", "grads", "exp_avgs", "exp_avg_sqs"), (0, 2, 3)
 
 
 @triton.jit
@@ -97,13 +82,9 @@ def adamw(
     Raises:
         TypeError, ValueError: an argument is not as described.
     """
-    given = params, grads, exp_avgs, exp_avg_sqs
-    sizes = expect_flat(ROLES, given, sizes)
-    hyper, decays, key = _hyper(step, lr, betas, eps), decays_of(weight_decay, len(sizes)), key_of(seed)
-    roles = [tensor.contiguous() for tensor in given]
-    outputs = torch.empty_like(roles[0]), torch.empty_like(roles[2]), torch.empty_like(roles[3])
-    update(_adamw, roles, outputs, sizes, flat_places(sizes, 4), decays, hyper, key)
-    return outputs
+    given, hyper = (params, grads, exp_avgs, exp_avg_sqs), _hyper(step, lr, betas, eps)
+    updated, first, second = update_flat(_adamw, ROLES, given, WRITTEN, sizes, weight_decay, hyper, seed)
+    return updated, first, second
 
 
 def adamw_(
@@ -116,11 +97,5 @@ def adamw_(
     The tensors of a list are contiguous and of one dtype; weight_decay: one for all or one for each; everything else,
     and what is raised, as in `adamw`.
     """
-    lists = params, grads, exp_avgs, exp_avg_sqs
-    expect_lists(ROLES, lists)
-    hyper, decays, key = _hyper(step, lr, betas, eps), decays_of(weight_decay, len(params)), key_of(seed)
-    if params:
-        first = [tensors[0] for tensors in lists]
-        sizes = tuple(param.numel() for param in params)
-        update(_adamw, first, [first[role] for role in (0, 2, 3)], sizes, list_places(*lists), decays, hyper, key)
-        torch.autograd.graph.increment_version([*params, *exp_avgs, *exp_avg_sqs])
+    lists, hyper = (params, grads, exp_avgs, exp_avg_sqs), _hyper(step, lr, betas, eps)
+    update_lists(_adamw, ROLES, lists, WRITTEN, weight_decay, hyper, seed)

@@ -16,29 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from kernels._launch import expect_flag
-from kernels._tensors import (
-    decays_of,
-    expect_flat,
-    expect_lists,
-    expect_step,
-    flat_places,
-    is_whole,
-    key_of,
-    list_places,
-    number,
-    place,
-    read,
-    update,
-    write,
-)
+from kernels._tensors import expect_step, is_whole, number, place, read, update_flat, update_lists, write
 
-ROLES = "params", "grads", "momentum_buffers"
+ROLES, WRITTEN = ("params", "grads", "momentum_buffers"), (0, 2)
 
 
 @triton.jit
@@ -74,9 +59,13 @@ def _sgd(
         _step(pointers, out_ptrs, places, left, decay, hyper, key, FIRST, NESTEROV, False, BLOCK)
 
 
-def _hyper(lr: object, momentum: object, dampening: object, nesterov: object) -> tuple[float, ...]:
-    expect_flag("nesterov", nesterov)
+def _hyper(lr: object, momentum: object, dampening: object) -> tuple[float, ...]:
     return number("lr", lr), number("momentum", momentum), 1 - number("dampening", dampening)
+
+
+def _constants(step: object, nesterov: object) -> dict[str, object]:
+    expect_flag("nesterov", nesterov)
+    return {"FIRST": expect_step(step) == 1, "NESTEROV": nesterov}
 
 
 def sgd(
@@ -96,14 +85,9 @@ def sgd(
         TypeError, ValueError: an argument is not as described.
     """
     given = params, grads, momentum_buffers
-    sizes = expect_flat(ROLES, given, sizes)
-    first, hyper = expect_step(step) == 1, _hyper(lr, momentum, dampening, nesterov)
-    decays, key = decays_of(weight_decay, len(sizes)), key_of(seed)
-    roles = [tensor.contiguous() for tensor in given]
-    outputs = torch.empty_like(roles[0]), torch.empty_like(roles[2])
-    places = flat_places(sizes, 3)
-    update(_sgd, roles, outputs, sizes, places, decays, hyper, key, FIRST=first, NESTEROV=nesterov)
-    return outputs
+    hyper, constants = _hyper(lr, momentum, dampening), _constants(step, nesterov)
+    updated, velocity = update_flat(_sgd, ROLES, given, WRITTEN, sizes, weight_decay, hyper, seed, **constants)
+    return updated, velocity
 
 
 def sgd_(
@@ -117,12 +101,5 @@ def sgd_(
     and what is raised, as in `sgd`.
     """
     lists = params, grads, momentum_buffers
-    expect_lists(ROLES, lists)
-    first, hyper = expect_step(step) == 1, _hyper(lr, momentum, dampening, nesterov)
-    decays, key = decays_of(weight_decay, len(params)), key_of(seed)
-    if params:
-        roles = [tensors[0] for tensors in lists]
-        sizes, places = tuple(param.numel() for param in params), list_places(*lists)
-        written = roles[0], roles[2]
-        update(_sgd, roles, written, sizes, places, decays, hyper, key, FIRST=first, NESTEROV=nesterov)
-        torch.autograd.graph.increment_version([*params, *momentum_buffers])
+    hyper, constants = _hyper(lr, momentum, dampening), _constants(step, nesterov)
+    update_lists(_sgd, ROLES, lists, WRITTEN, weight_decay, hyper, seed, **constants)
