@@ -11,20 +11,18 @@ from torch import dtype as Dtype  # noqa: N812 - `dtype` is an axis
 
 import kernels.sgd
 import reference.sgd
-from bench.bench_adamw import on_copies, parameters_of
-from bench.core.operator import Inputs, Make, Operator, Sample, Unsupported, bf16, fp32, grid, kernel, peer
-from bench.models import Model, models
+from bench import optimizers
+from bench.core.operator import Inputs, Make, bf16, fp32, grid, kernel, peer
+from bench.optimizers import Updated
 
-Updated = tuple[Tensor, ...]
-ROLES, WRITTEN = ("params", "grads", "momentum_buffers"), (0, 2)
-LR, MOMENTUM, DECAY = 1e-2, 0.9, 1e-4
+LR, MOMENTUM = 1e-2, 0.9
 
 
-class Sgd(Operator):
+class Sgd(optimizers.Optimizer):
     """SGD is bound by memory: three reads and two writes a parameter.
 
-    What is timed leaves its inputs as they are. Libraries write over theirs, so that each of their calls begins with
-    copies of parameters and momentum, which are part of its time: in fp32 they move 16 bytes where the update moves 20.
+    The copies that each call of a library begins with are part of its time: in fp32 they move 16 bytes where the update
+    moves 20.
     """
 
     entry = staticmethod(kernels.sgd.sgd)
@@ -36,45 +34,16 @@ class Sgd(Operator):
         + grid(sizes=[(2056, 9)], dtype=[bf16], state=[bf16, fp32], seed=[None, 3])
         + grid(sizes=[(300,)], dtype=[bf16], grad=[fp32])
     )
-    sweep = (
-        grid(model=models("bert-tiny", "bert-mini"), layers=[1], dtype=[fp32])
-        + grid(model=models("bert-base"), layers=[12], dtype=[fp32])
-        + grid(model=models("bert-base"), layers=[12], dtype=[bf16], seed=[None, 1])
-        + grid(model=models("llama3-8b"), layers=[1], dtype=[fp32])
-    )
-    hostile = {"sizes": (33, 7), "dtype": fp32}
-    vast = {"sizes": (2**31 + 2**10,), "dtype": bf16}
-    rows_of = ROLES
+    rows_of = ("params", "grads", "momentum_buffers")
+    written = (0, 2)
+    decay = 1e-4
 
-    def sizes(self, model: Model, layers: int, dtype: Dtype, seed: int | None = None) -> dict[str, Any]:
-        found = parameters_of(model, layers)
-        decays = tuple(DECAY if decays else 0.0 for _, decays in found)
-        return {"sizes": tuple(size for size, _ in found), "decays": decays, "dtype": dtype, "seed": seed}
+    def states(self, make: Make, n: int, dtype: Dtype) -> Inputs:
+        return {"momentum_buffers": make.normal(n, dtype=dtype, scale=1e-2)}
 
-    def inputs(
-        self, make: Make, sizes: tuple[int, ...], dtype: Dtype, state: Dtype = fp32, grad: Dtype | None = None,
-        step: int = 10, dampening: float = 0.0, nesterov: bool = True, seed: int | None = None,
-        decays: tuple[float, ...] = (),
-    ) -> Inputs:  # fmt: skip
-        n, several = sum(sizes), len(sizes) > 1
-        each = decays or tuple(DECAY if at % 2 == 0 else 0.0 for at in range(len(sizes)))
-        return {
-            "params": make.normal(n, dtype=dtype, scale=0.02),
-            "grads": make.normal(n, dtype=grad or dtype, scale=1e-2),
-            "momentum_buffers": make.normal(n, dtype=state, scale=1e-2),
-            "step": step,
-            "lr": LR,
-            "momentum": MOMENTUM,
-            "dampening": dampening,
-            "weight_decay": each if several else DECAY,
-            "nesterov": nesterov,
-            "sizes": sizes if several else (),
-            "seed": seed,
-        }
-
-    def samples(self, inputs: Inputs, seed: int = 0) -> list[Sample]:
-        """None of several parameters, which `sizes` counts."""
-        return [] if inputs["sizes"] else super().samples(inputs, seed)
+    def inputs(self, make: Make, dampening: float = 0.0, nesterov: bool = True, **shared: Any) -> Inputs:
+        settings = {"lr": LR, "momentum": MOMENTUM, "dampening": dampening, "nesterov": nesterov}
+        return super().inputs(make, **shared) | settings
 
     def traffic(
         self, mode: str, sizes: tuple[int, ...], dtype: Dtype, state: Dtype = fp32, grad: Dtype | None = None,
@@ -95,18 +64,20 @@ class Sgd(Operator):
     @peer()
     def eager(self, **inputs: Any) -> Callable[[], Updated]:
         """torch's fused kernel (`SGD(fused=True)`), a call for each weight decay."""
+        self.needs_one_dtype(inputs)
         first, settings = _settings(inputs)
 
         def fused(parts: list[list[Tensor]], decay: float) -> None:
             torch._fused_sgd_(*parts, weight_decay=decay, is_first_step=first, **settings)
 
-        return on_copies(fused, [inputs[role] for role in ROLES], WRITTEN, inputs)
+        return self.on_copies(fused, inputs)
 
     @peer()
     def foreach(self, **inputs: Any) -> Callable[[], Updated]:
         """torch's multi-tensor operations (`SGD(foreach=True)`), a few launches for each weight decay."""
         from torch.optim.sgd import sgd
 
+        self.needs_one_dtype(inputs)
         first, settings = _settings(inputs)
 
         def many(parts: list[list[Tensor]], decay: float) -> None:
@@ -118,12 +89,10 @@ class Sgd(Operator):
             if first:
                 torch._foreach_copy_(buffers, [momentum for momentum in momenta if momentum is not None])
 
-        return on_copies(many, [inputs[role] for role in ROLES], WRITTEN, inputs)
+        return self.on_copies(many, inputs)
 
 
 def _settings(inputs: Inputs) -> tuple[bool, dict[str, Any]]:
-    """Whether it is the first step, and what torch is told beside; or why it cannot run."""
-    if len({inputs[role].dtype for role in ROLES}) > 1:
-        raise Unsupported("keeps its state in the dtype of the parameters")
+    """Whether it is the first step, and what torch is told beside."""
     settings = {name: inputs[name] for name in ("lr", "momentum", "dampening", "nesterov")}
     return inputs["step"] == 1, {**settings, "maximize": False}

@@ -15,9 +15,9 @@ DEVICE = device.choose()
 
 # Whether kernels are interpreted is decided before they are imported.
 import kernels._tensors as tensors  # noqa: E402
-from bench.bench_adamw import parameters_of  # noqa: E402
 from bench.core.case import Make, bf16, fp32  # noqa: E402
 from bench.models import models  # noqa: E402
+from bench.optimizers import parameters_of  # noqa: E402
 from kernels.adamw import adamw, adamw_  # noqa: E402
 from kernels.sgd import sgd, sgd_  # noqa: E402
 
