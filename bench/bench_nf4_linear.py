@@ -105,7 +105,10 @@ class Nf4Linear(Operator):
 
     @peer()
     def eager(self, x: Tensor, packed: Tensor, absmax: Tensor, bias: Tensor | None = None) -> Callable[[], Tensor]:
-        """The weight in the dtype of x through memory, in three launches, then torch's product."""
+        """The weight in the dtype of x through memory, in three launches, then torch's product.
+
+        It is kept for the backward, at four times the bytes; bitsandbytes makes it anew.
+        """
         pairs, scale = of_bytes(x.dtype, x), absmax.detach().to(x.dtype)
         return lambda: functional.linear(x, dequantized(packed, scale, pairs), bias)
 

@@ -41,9 +41,9 @@ class Sgd(optimizers.Optimizer):
     def states(self, make: Make, n: int, dtype: Dtype) -> Inputs:
         return {"momentum_buffers": make.normal(n, dtype=dtype, scale=1e-2)}
 
-    def inputs(self, make: Make, dampening: float = 0.0, nesterov: bool = True, **shared: Any) -> Inputs:
+    def inputs(self, make: Make, *sizes: Any, dampening: float = 0.0, nesterov: bool = True, **shared: Any) -> Inputs:
         settings = {"lr": LR, "momentum": MOMENTUM, "dampening": dampening, "nesterov": nesterov}
-        return super().inputs(make, **shared) | settings
+        return super().inputs(make, *sizes, **shared) | settings
 
     def traffic(
         self, mode: str, sizes: tuple[int, ...], dtype: Dtype, state: Dtype = fp32, grad: Dtype | None = None,

@@ -23,6 +23,7 @@ from bench.core import memory  # noqa: E402
 from bench.core.case import Make, bf16  # noqa: E402
 from bench.core.operator import Operator  # noqa: E402
 from bench.core.trial import Trial  # noqa: E402
+from kernels.nf4_linear import nf4_linear  # noqa: E402
 
 ROWS, COLS, DEPTH, RANK = 64, 512, 64, 8
 ROUNDED_UP = 4 * 512  # bytes that allocators add to a few small tensors
@@ -71,9 +72,21 @@ def test_inference_needs_its_output_alone(operator: type[Operator], more: dict[s
 
 
 def test_a_weight_of_4_bits_is_never_made_as_a_whole() -> None:
-    declared, n, k = bench_nf4_linear.Nf4Linear(), 256, 512
+    declared, n, k = bench_nf4_linear.Nf4Linear(), 128, 512
     trial = Trial(declared.provider("triton"), declared.inputs(Make(DEVICE), 8, n, k, bias=False, dtype=bf16), "bwd")
     trial.once()
     gc.collect()
     # A copy in 16 bits would take twice as much.
     assert memory.measure(trial, DEVICE).workspace_bytes < n * k
+
+
+def test_a_weight_of_4_bits_is_not_trained_and_a_bias_is_without_x() -> None:
+    inputs = bench_nf4_linear.Nf4Linear().inputs(Make(DEVICE), 3, 20, 64, bias=True, dtype=bf16)
+    inputs["x"] = inputs["x"].view(3, 1, 64)
+    bias = inputs["bias"].requires_grad_()
+    nf4_linear(**inputs).sum().backward()
+    assert bias.grad is not None
+    assert bool((bias.grad == 3).all())
+    inputs["absmax"].requires_grad_()
+    with pytest.raises(ValueError, match=r"^absmax: expected no gradient"):
+        nf4_linear(**inputs)
