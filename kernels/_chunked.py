@@ -166,8 +166,8 @@ def _order_kernel(targets_ptr, order_ptr, rows, ignore_index, BLOCK_ROWS: tl.con
     tl.store(order_ptr + rows, count)
 
 
-# What is first spills nowhere on sm_80, sm_90 and sm_100.
-RIGHT, LEFT = tuned(_right_kernel, NARROW, WIDE), tuned(_left_kernel, NARROW)
+# What is first spills nowhere on sm_80, sm_90 and sm_100. Slim tiles spread a left of few rows over more processors.
+RIGHT, LEFT = tuned(_right_kernel, NARROW, WIDE), tuned(_left_kernel, NARROW, SLIM)
 
 
 def as_matrix(x: Tensor) -> Tensor:
@@ -196,6 +196,19 @@ def launch_tiles(
         kernels[x.element_size()][grid](*arguments, (triton.next_power_of_2(rows), cols), **constants)
 
 
+def add_left(
+    slopes: Tensor, right: Tensor, order: Tensor | None, factor: Tensor, dleft: Tensor, rest: Tensor | None,
+    first: int, width: int,
+) -> None:  # fmt: skip
+    """What a chunk of `width` columns from `first` on adds to dleft; behind the last of them all, times factor."""
+    rows, depth = dleft.shape
+    # Tuned at the first chunk, the only one that does not add to what is there.
+    launch_tiles(
+        LEFT, rows, depth, slopes, right, order, factor, dleft, rest,
+        (right.stride(0), slopes.stride(0)), (rows, depth, first, width, len(right)),
+    )  # fmt: skip
+
+
 def gradients(
     make_slopes: Callable[[Tensor, int, int], None], left: Tensor, right: Tensor, order: Tensor | None,
     factor: Tensor, needs: tuple[bool, bool],
@@ -220,9 +233,5 @@ def gradients(
                 (left.stride(0), width), (rows, depth, first, here),
             )  # fmt: skip
         if dleft is not None:
-            # Tuned at the first chunk, the only one that does not add to what is there.
-            launch_tiles(
-                LEFT, rows, depth, slopes, right, order, factor, dleft, rest,
-                (right.stride(0), width), (rows, depth, first, here, cols),
-            )  # fmt: skip
+            add_left(slopes, right, order, factor, dleft, rest, first, here)
     return dleft, dright

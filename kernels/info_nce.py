@@ -11,12 +11,11 @@ log-sum-exp of its rows; of each tile it leaves the columns' maxima and sums at 
 BLOCK_M rows, and at its end 8 bytes for each row. A second launch joins them. The parts are 1/32 of a bf16 x, written
 and read once: below a twentieth of the time of a second walk, which would be one more product. Each entry takes two
 exponentials, since a row and a column through it may lie further apart than fp32 reaches.
-Backward: `kernels._chunked` has the slopes made anew, a chunk of columns at a time, for all rows: each chunk gives its
-dtext at once and adds to dimage. A program that makes a tile of slopes leaves its part of dscale. In all 8 K operations
-for each of n^2 entries, 2 K more than with x stored. Memory: the parts above; in the backward 16 bytes a row, one chunk
-of slopes, what it rounds away of dimage, and 1/2048 of x for dscale. Beside gradients of K = 768 chunk and rest take
-1.8 times as much again, from 8192 pairs on: a chunk of w columns reads image twice for 4 w operations on each of its
-numbers, so that a much narrower one would leave tensor cores waiting for memory.
+Backward: `kernels._bands` has the slopes made anew, in bands of rows for dimage and of columns for dtext, in memory
+that is to hold gradients: slopes of columns are those of rows with image and text, and their sums, in each other's
+place. Up to 4096 pairs all slopes are made once. A program that makes a tile of slopes leaves its part of dscale.
+Memory: the parts above; in the backward 16 bytes a row, what `_bands` takes, and of 16-bit x 1/8192 for dscale: from
+8192 pairs on, and at least 512 deep, less than a tenth of the gradients.
 Source: Radford et al. 2021, arXiv:2103.00020, figure 3; Cheng et al. 2024, Inf-CL, arXiv:2410.17243 (x not in memory).
 """
 
@@ -32,15 +31,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels._attention_tiles import place
-from kernels._chunked import EVEN, NARROW, SLIM, as_matrix, gradients, launch_tiles, rise, row_of, scores, tuned
+from kernels._bands import gradients
+from kernels._chunked import EVEN, NARROW, SLIM, as_matrix, launch_tiles, rise, row_of, scores, tuned
 from kernels._launch import FLOATS, device_of, expect, expect_device, expect_like, expect_tensor
 from kernels._logprob import LOG2E, LOWEST
 
 SPLITS, LEAST_SPLIT = 16, 128  # programs side by side on a row, and columns of each that every BLOCK_N divides
 JOINED = 32  # rows, and columns, of a program that joins parts, and how many parts at a time
-CELL = tl.constexpr(
-    64
-)  # what every BLOCK_M and BLOCK_N is a multiple of: entries of x for each part of dscale, squared
 
 
 @triton.jit
@@ -120,35 +117,33 @@ def _stats(stats_ptr, at, n):
 
 @triton.jit
 def _slopes_kernel(
-    image_ptr, text_ptr, scale_ptr, stats_ptr, slopes_ptr, dscale_ptr, strides, sizes, tuned_for,  # noqa: ARG001
+    left_ptr, right_ptr, scale_ptr, stats_ptrs, slopes_ptr, dscale_ptr, strides, sizes, tuned_for,  # noqa: ARG001
     EVEN_K: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    n, K, first, width = sizes
-    tile, group = place(tl.cdiv(width, BLOCK_N), tl.cdiv(n, BLOCK_M), GROUP)
+    n, K, first_row, height, first, width = sizes
+    tile, group = place(tl.cdiv(width, BLOCK_N), tl.cdiv(height, BLOCK_M), GROUP)
     at = (group * BLOCK_M).to(tl.int32) + tl.arange(0, BLOCK_M)
+    row = first_row + at
     place_of = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     col = first + place_of
-    s = scores((image_ptr, text_ptr, strides), row_of(None, at, n), col, first + width, K, BLOCK_K, EVEN_K)
+    s = scores((left_ptr, right_ptr, strides), row_of(None, row, n), col, first + width, K, BLOCK_K, EVEN_K)
     scale = tl.load(scale_ptr).to(tl.float32)
-    top, share = _stats(stats_ptr, at, n)
+    top, share = _stats(stats_ptrs[0], row, n)
     slopes = tl.exp2((s * scale - top[:, None]) * LOG2E) * share[:, None]
-    top, share = _stats(stats_ptr + 2 * n, col, n)
+    top, share = _stats(stats_ptrs[1], col, n)
     slopes += tl.exp2((s * scale - top[None, :]) * LOG2E) * share[None, :]
-    slopes -= tl.where(col[None, :] == at[:, None], 2.0, 0.0)
-    inside = (at < n)[:, None] & (place_of < width)[None, :]
-    slopes_ptrs = slopes_ptr + at.to(tl.int64)[:, None] * strides[2] + place_of[None, :]
-    tl.store(slopes_ptrs, slopes.to(slopes_ptr.dtype.element_ty), mask=inside)
-    # The first of the cells that tiles of this size cover takes the sum, so that tiles of any size may come.
-    m = group * (BLOCK_M // CELL) + tl.arange(0, BLOCK_M // CELL)[:, None]
-    k = first // CELL + tile * (BLOCK_N // CELL) + tl.arange(0, BLOCK_N // CELL)[None, :]
-    is_first = (m == group * (BLOCK_M // CELL)) & (k == first // CELL + tile * (BLOCK_N // CELL))
-    cells = tl.cdiv(n, CELL)
-    dscale = tl.where(is_first, tl.sum(tl.where(inside, slopes * s, 0.0)), 0.0)
-    tl.store(dscale_ptr + m * cells + k, dscale, mask=(m < cells) & (k < cells))
+    slopes -= tl.where(col[None, :] == row[:, None], 2.0, 0.0)
+    inside = (at < height)[:, None] & (place_of < width)[None, :]
+    if slopes_ptr is not None:
+        slopes_ptrs = slopes_ptr + at.to(tl.int64)[:, None] * strides[2] + place_of[None, :]
+        tl.store(slopes_ptrs, slopes.to(slopes_ptr.dtype.element_ty), mask=inside)
+    m, k = first_row // BLOCK_M + group, first // BLOCK_N + tile
+    tl.store(dscale_ptr + m * tl.cdiv(n, BLOCK_N) + k, tl.sum(tl.where(inside, slopes * s, 0.0)))
 
 
-# Two programs of SLIM tiles share a multiprocessor of sm_90: one multiplies while the other sums.
+# Two programs of SLIM tiles share a multiprocessor of sm_90: one multiplies while the other sums. Slopes of one dtype
+# have tiles of one size, so that parts of dscale have their places.
 FORWARD, SLOPES = tuned(_forward_kernel, NARROW, SLIM), tuned(_slopes_kernel, NARROW)
 
 
@@ -177,14 +172,15 @@ def _launch_forward(image: Tensor, text: Tensor, logit_scale: Tensor, keep: bool
 
 
 def _fill(
-    image: Tensor, text: Tensor, logit_scale: Tensor, stats: Tensor, dscale: Tensor,
-    slopes: Tensor, first: int, width: int,
+    left: Tensor, right: Tensor, logit_scale: Tensor, stats: tuple[Tensor, Tensor], dscale: Tensor,
+    slopes: Tensor | None, first_row: int, first: int, width: int,
 ) -> None:  # fmt: skip
-    """The slopes of a chunk of columns."""
-    n, depth = image.shape
-    strides = image.stride(0), text.stride(0), slopes.stride(0)
+    """The slopes of some rows and columns, and their parts of dscale; these alone, of all rows, if slopes are None."""
+    n, depth = left.shape
+    height, stride = (n, 0) if slopes is None else (len(slopes), slopes.stride(0))
     launch_tiles(
-        SLOPES, n, width, image, text, logit_scale, stats, slopes, dscale, strides, (n, depth, first, width),
+        SLOPES, height, width, left, right, logit_scale, stats, slopes, dscale,
+        (left.stride(0), right.stride(0), stride), (n, depth, first_row, height, first, width),
         EVEN_K=depth % EVEN == 0,
     )  # fmt: skip
 
@@ -204,11 +200,18 @@ class _InfoNce(torch.autograd.Function):
         if not n:
             return torch.zeros_like(image), torch.zeros_like(text), torch.zeros_like(logit_scale)
         image, text = as_matrix(image), as_matrix(text)
-        cells = triton.cdiv(n, CELL.value)
-        dscale = torch.empty(cells, cells, dtype=torch.float32, device=image.device)
+        tile = SLOPES[image.element_size()].configs[0].kwargs
+        parts = triton.cdiv(n, tile["BLOCK_M"]), triton.cdiv(n, tile["BLOCK_N"])
+        dscale = torch.empty(parts, dtype=torch.float32, device=image.device)
         share = dloss.float() / (2 * n)
-        fill = partial(_fill, image, text, logit_scale, stats, dscale)
-        dimage, dtext = gradients(fill, image, text, None, share * logit_scale.float(), ctx.needs_input_grad[:2])
+        factor, of_rows, of_cols = share * logit_scale.float(), stats[:2], stats[2:]
+        one_way = partial(_fill, image, text, logit_scale, (of_rows, of_cols), dscale)
+        other_way = partial(_fill, text, image, logit_scale, (of_cols, of_rows), dscale)
+        dimage = dtext = None
+        if any(ctx.needs_input_grad[:2]):
+            dimage, dtext = gradients(one_way, other_way, image, text, factor, ctx.needs_input_grad[:2])
+        else:
+            one_way(None, 0, 0, n)
         return dimage, dtext, (share * dscale.sum()).to(logit_scale.dtype)
 
 

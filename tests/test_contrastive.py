@@ -14,6 +14,7 @@ from bench.core import device
 
 DEVICE = device.choose()
 
+import kernels._bands
 import kernels._chunked
 import kernels.info_nce
 import reference.info_nce
@@ -52,20 +53,41 @@ def _gradients(inputs: dict[str, Any], function: Any = info_nce) -> tuple[torch.
 
 
 @pytest.mark.usefixtures("not_launched")
+@pytest.mark.parametrize("depth", [512, 768, 1280])
 @pytest.mark.parametrize("pairs", [8192, PAIRS])
-def test_training_needs_its_gradients_and_one_chunk_with_its_rest(pairs: int) -> None:
-    needs = _needs("bwd", _inputs(pairs, DEPTH, bf16, _Unwritten))
-    assert needs.least_bytes >= 4 * pairs * DEPTH, "expected both gradients among what is needed"
-    chunk, rest, of_scale = 2 * pairs * kernels._chunked.LEAST_COLS, 2 * pairs * DEPTH, 4 * (pairs // 64) ** 2
-    assert needs.peak_bytes <= needs.least_bytes + chunk + rest + of_scale + 16 * pairs + ROUNDED_UP
+def test_training_needs_a_tenth_more_than_its_gradients(pairs: int, depth: int) -> None:
+    needs = _needs("bwd", _inputs(pairs, depth, bf16, _Unwritten))
+    assert needs.least_bytes >= 4 * pairs * depth, "expected both gradients among what is needed"
+    assert needs.peak_bytes <= 1.1 * needs.least_bytes
     assert needs.saved_bytes is not None
     assert needs.saved_bytes <= 16 * pairs + ROUNDED_UP
 
 
+class _Alone(Trial):
+    """A backward for the sake of one input."""
+
+    def __init__(self, inputs: dict[str, Any], name: str) -> None:
+        super().__init__(bench_info_nce.InfoNce().provider("triton"), inputs, "bwd")
+        for leaf in self.leaves:
+            leaf.requires_grad_(leaf is self.inputs[name])
+        self.leaves = [self.inputs[name]]
+
+
 @pytest.mark.usefixtures("not_launched")
-def test_training_on_the_batch_of_clip_needs_beside_its_gradients_a_tenth_of_the_logits() -> None:
-    needs = _needs("bwd", _inputs(PAIRS, DEPTH, bf16, _Unwritten))
-    assert needs.peak_bytes - needs.least_bytes <= LOGITS / 10
+@pytest.mark.parametrize("name", ["image", "text"])
+def test_one_gradient_needs_a_tenth_more_than_itself(name: str) -> None:
+    pairs, depth = 8192, 1280
+    trial = _Alone(_inputs(pairs, depth, bf16, _Unwritten), name)
+    assert 2 * pairs * depth < memory.measure(trial, DEVICE).peak_bytes <= 1.1 * 2 * pairs * depth
+
+
+@pytest.mark.usefixtures("not_launched")
+def test_the_gradient_of_the_scale_alone_needs_a_number_for_each_tile() -> None:
+    inputs = _inputs(PAIRS, 512, bf16, _Unwritten)
+    forward = _needs("fwd", inputs)
+    needs = memory.measure(_Alone(inputs, "logit_scale"), DEVICE)
+    assert needs.peak_bytes <= forward.peak_bytes + 16 * PAIRS + ROUNDED_UP, "expected the forward to need the most"
+    assert forward.peak_bytes > 4 * (PAIRS // 128) ** 2
 
 
 @pytest.mark.usefixtures("not_launched")
@@ -83,14 +105,56 @@ def test_what_runs_needs_no_more_than_what_is_not_launched(mode: str) -> None:
 
 
 @pytest.mark.parametrize(("pairs", "dtype"), [(140, fp32), (270, bf16)], ids=["fp32", "bf16"])
-def test_gradients_in_chunks_are_those_at_once(pairs: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("names", [["image", "text", "logit_scale"], ["image"], ["text"]], ids="+".join)
+def test_gradients_in_bands_are_those_at_once(
+    names: list[str], pairs: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of bf16 to half an ulp, since what it rounds away between chunks is kept."""
     inputs = _inputs(pairs, 24, dtype)
-    whole = _gradients(inputs)
-    monkeypatch.setattr(kernels._chunked, "CHUNK", 1)
-    monkeypatch.setattr(kernels._chunked, "LEAST_COLS", 128)
-    for one, other in zip(whole, _gradients(inputs), strict=True):
+    leaves = [inputs[name].requires_grad_() for name in names]
+    whole = torch.autograd.grad(info_nce(**inputs), leaves)
+    chunks: list[tuple[int, ...]] = []
+    monkeypatch.setattr(kernels._bands, "AT_ONCE", 1)
+    monkeypatch.setattr(kernels._bands, "LEAST_SPARE", 128 * (128 + 24))
+    monkeypatch.setattr(
+        kernels._bands, "add_left", lambda *args: (chunks.append(args[0].shape), kernels._chunked.add_left(*args))
+    )
+    banded = torch.autograd.grad(info_nce(**inputs), leaves)
+    assert chunks[:2] == [(128, 128)] * 2, "expected bands of several chunks"
+    for one, other in zip(whole, banded, strict=True):
         torch.testing.assert_close(one, other, rtol=torch.finfo(one.dtype).eps, atol=1e-8)
+
+
+@pytest.mark.parametrize(("pairs", "depth"), [(8192, 768), (PAIRS, 512), (5000, 1000), (4097, 1), (4100, 8200)])
+@pytest.mark.parametrize("dtype", [fp32, bf16], ids=["fp32", "bf16"])
+def test_slopes_and_what_is_rounded_away_lie_in_nothing_that_is_still_needed(
+    pairs: int, depth: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every entry of slopes is made once for each gradient, and no chunk is in made rows, its band or its rest."""
+    left, right = (torch.empty(pairs, depth, dtype=dtype, device=DEVICE) for _ in range(2))
+    made: list[tuple[int, int]] = []
+    entries = [0]
+
+    def bytes_of(x: torch.Tensor) -> tuple[int, int]:
+        return x.data_ptr(), x.data_ptr() + x.numel() * x.element_size()
+
+    def make(slopes: torch.Tensor, first_row: int, first: int, width: int) -> None:
+        assert first_row % 128 == first % 128 == slopes.shape[1] % 128 == 0
+        entries[0] += len(slopes) * width
+
+    def add(slopes: torch.Tensor, *arguments: Any) -> None:
+        band, rest = arguments[3:5]
+        kept = [band] if rest is None else [band, rest]
+        spans = [bytes_of(x) for x in kept] + made
+        begin, end = bytes_of(slopes)
+        assert all(end <= start or stop <= begin for start, stop in spans)
+        if bytes_of(band) not in made:
+            made.append(bytes_of(band))
+
+    monkeypatch.setattr(kernels._bands, "add_left", add)
+    kernels._bands.gradients(make, make, left, right, torch.ones((), device=DEVICE), (True, True))
+    assert entries[0] == 2 * pairs * pairs
+    assert sum(stop - start for start, stop in made) == 2 * pairs * depth * dtype.itemsize
 
 
 def test_parts_are_joined_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
