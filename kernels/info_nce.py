@@ -135,11 +135,13 @@ def _slopes_kernel(
     slopes += tl.exp2((s * scale - top[None, :]) * LOG2E) * share[None, :]
     slopes -= tl.where(col[None, :] == row[:, None], 2.0, 0.0)
     inside = (at < height)[:, None] & (place_of < width)[None, :]
+    # Before the slopes are stored, so that s takes no registers then.
+    dscale = tl.sum(tl.where(inside, slopes * s, 0.0))
+    m, k = first_row // BLOCK_M + group, first // BLOCK_N + tile
+    tl.store(dscale_ptr + m * tl.cdiv(n, BLOCK_N) + k, dscale)
     if slopes_ptr is not None:
         slopes_ptrs = slopes_ptr + at.to(tl.int64)[:, None] * strides[2] + place_of[None, :]
         tl.store(slopes_ptrs, slopes.to(slopes_ptr.dtype.element_ty), mask=inside)
-    m, k = first_row // BLOCK_M + group, first // BLOCK_N + tile
-    tl.store(dscale_ptr + m * tl.cdiv(n, BLOCK_N) + k, tl.sum(tl.where(inside, slopes * s, 0.0)))
 
 
 # Two programs of SLIM tiles share a multiprocessor of sm_90: one multiplies while the other sums. Slopes of one dtype
