@@ -30,14 +30,15 @@ from bench.models import SEQ_LENS, Model, models
 
 Dispatched = tuple[Tensor, Tensor, Tensor]
 
-# Every row is a copy: the first columns of all of them prove its place, and with 256 of them ends and slots are whole.
+# Every row is a copy: the first columns of all of them prove its place, and with one for each expert ends are whole.
 SAMPLED_COLS = 256
 
 
 class MoeDispatch(Operator):
     """Bound by memory: every token is read once and written once for each of its experts.
 
-    `capacity`: the most rows of an expert; tokens over it are dropped, as in GShard and Switch.
+    `capacity`: the most rows of an expert; tokens over it are dropped, as in GShard and Switch. `priority`: whether
+    places are taken token by token or, as in GShard, choice by choice.
     """
 
     entry = staticmethod(kernels.moe_dispatch.moe_dispatch)
@@ -47,11 +48,12 @@ class MoeDispatch(Operator):
         grid(tokens=[1], cols=[1], num_experts=[1], top_k=[1], dtype=[fp32])
         + grid(tokens=[23], cols=[70], num_experts=[4], top_k=[3], capacity=[None, 7, 0], dtype=[fp32])
         + grid(tokens=[23], cols=[70], num_experts=[4], top_k=[3], capacity=[7], dtype=[fp16, bf16])
+        + grid(tokens=[23], cols=[5], num_experts=[4], top_k=[3], capacity=[None, 7], priority=["choice"], dtype=[fp32])
         + grid(tokens=[2], cols=[2049], num_experts=[9], top_k=[8], dtype=[bf16])
         + grid(tokens=[0, 3], cols=[0, 5], num_experts=[2], top_k=[2], dtype=[fp32])
     )
     sweep = grid(
-        model=models("switch-base-8", "v-moe-s32", "qwen3-30b-a3b", "mixtral-8x7b", "deepseek-v3"),
+        model=models("switch-base-8", "v-moe-s32", "qwen3-30b-a3b", "mixtral-8x7b", "gshard-600b", "deepseek-v3"),
         seq_len=SEQ_LENS,
         dtype=[bf16],
     )
@@ -60,8 +62,12 @@ class MoeDispatch(Operator):
     grad = True
 
     def sizes(self, model: Model, seq_len: int, dtype: Dtype) -> dict[str, Any]:
+        """GShard's capacity is that of section 2.2 for one group of tokens: 2 N / E of N tokens, and at least one."""
         sizes = {"tokens": seq_len, "cols": model.hidden_size, "dtype": dtype}
-        return sizes | {"num_experts": model.num_experts, "top_k": model.experts_per_token}
+        sizes |= {"num_experts": model.num_experts, "top_k": model.experts_per_token}
+        if model.name == "gshard-600b":
+            sizes |= {"capacity": -(-2 * seq_len // model.num_experts), "priority": "choice"}
+        return sizes
 
     def inputs(
         self, make: Make, tokens: int, cols: int, num_experts: int, top_k: int, dtype: Dtype, **options: Any
@@ -84,9 +90,8 @@ class MoeDispatch(Operator):
         """The first columns of all rows."""
         if len(inputs["x"]) <= SAMPLED_ROWS:
             return []
-        assert inputs["num_experts"] <= SAMPLED_COLS, "expected ends to be looked at as a whole"
-        first = (slice(None), slice(SAMPLED_COLS))
-        return [Sample({"x": first}, (..., slice(SAMPLED_COLS)))]
+        cols = slice(max(SAMPLED_COLS, inputs["num_experts"]))
+        return [Sample({"x": (slice(None), cols)}, (..., cols))]
 
     @kernel
     def triton(self, **inputs: Any) -> Callable[[], Dispatched]:
@@ -94,10 +99,10 @@ class MoeDispatch(Operator):
 
     @peer()
     def eager(
-        self, x: Tensor, experts: Tensor, num_experts: int, capacity: int | None = None
+        self, x: Tensor, experts: Tensor, num_experts: int, capacity: int | None = None, priority: str = "token"
     ) -> Callable[[], Dispatched]:
-        if capacity is not None:
-            raise Unsupported("drops no tokens")
+        if capacity is not None or priority != "token":
+            raise Unsupported("drops no tokens, and goes token by token")
         top_k = experts.shape[1]
         each = torch.arange(num_experts, dtype=torch.int32, device=x.device)
         places = torch.arange(experts.numel(), dtype=torch.int32, device=x.device)
@@ -112,11 +117,11 @@ class MoeDispatch(Operator):
 
     @peer(install="pip install vllm")
     def vllm(
-        self, x: Tensor, experts: Tensor, num_experts: int, capacity: int | None = None
+        self, x: Tensor, experts: Tensor, num_experts: int, capacity: int | None = None, priority: str = "token"
     ) -> Callable[[], Dispatched]:
         needs_cuda(x)
-        if capacity is not None or x.requires_grad:
-            raise Unsupported("drops no tokens and has no gradients")
+        if capacity is not None or priority != "token" or x.requires_grad:
+            raise Unsupported("drops no tokens, goes token by token, and has no gradients")
         if x.shape[1] * x.element_size() % 16:
             raise Unsupported("wants rows of whole vectors of 16 bytes")
         from vllm.model_executor.layers.fused_moe.moe_permute_unpermute import moe_permute

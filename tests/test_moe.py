@@ -58,18 +58,52 @@ def test_a_layer_is_the_loop_over_its_experts(capacity: int | None) -> None:
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("priority", ["token", "choice"])
 @pytest.mark.parametrize("capacity", [None, 3])
 @pytest.mark.parametrize("chunk", [4, 16])
 def test_places_do_not_depend_on_how_many_choices_are_looked_at_together(
-    chunk: int, capacity: int | None, monkeypatch: pytest.MonkeyPatch
+    chunk: int, capacity: int | None, priority: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernels.moe_dispatch, "CHUNK", chunk)
     monkeypatch.setattr(kernels.moe_dispatch, "FEWEST_LANES", 4)
     make = Make(DEVICE)
     x, experts = make.normal(11, 3, dtype=fp32), make.integers(0, 5, 11, 2, dtype=torch.int64)
-    got = moe_dispatch(x, experts, 5, capacity)
-    for mine, wanted in zip(got, reference.moe_dispatch.moe_dispatch(x, experts, 5, capacity), strict=True):
+    got = moe_dispatch(x, experts, 5, capacity, priority)
+    for mine, wanted in zip(got, reference.moe_dispatch.moe_dispatch(x, experts, 5, capacity, priority), strict=True):
         assert torch.equal(mine, wanted)
+
+
+def _places(experts: list[list[int]], capacity: int) -> list[list[tuple[int, int] | None]]:
+    """GShard's algorithm 1 in plain loops: the expert of each choice and its place there, None where it is full."""
+    taken = [0] * EXPERTS
+    places: list[list[tuple[int, int] | None]] = [[None] * TOP_K for _ in experts]
+    for j in range(TOP_K):
+        for token, chosen in enumerate(experts):
+            expert = chosen[j]
+            if taken[expert] < capacity:
+                places[token][j] = expert, taken[expert]
+                taken[expert] += 1
+    return places
+
+
+@pytest.mark.parametrize("capacity", [0, 1, 4, 2 * TOKENS])
+def test_first_choices_of_all_tokens_take_places_before_second_ones(capacity: int) -> None:
+    experts = Make(DEVICE).uniform(0, 1, TOKENS, EXPERTS, dtype=fp32).argsort(-1)[:, :TOP_K]
+    x = Make(DEVICE).normal(TOKENS, 3, dtype=fp32)
+    _, ends, slots = moe_dispatch(x, experts, EXPERTS, capacity, priority="choice")
+    begins = [0, *ends.tolist()]
+    wanted = _places(experts.tolist(), capacity)
+    for places, found in zip(wanted, slots.tolist(), strict=True):
+        for place, slot in zip(places, found, strict=True):
+            assert slot == begins[place[0]] + place[1] if place else slot >= begins[-1]
+    assert sum(place is not None for places in wanted for place in places) == begins[-1]
+
+
+def test_a_second_choice_loses_its_place_to_the_first_choice_of_a_later_token() -> None:
+    experts = torch.tensor([[1, 0], [0, 1]], device=DEVICE)
+    x = torch.zeros(2, 1, device=DEVICE)
+    assert moe_dispatch(x, experts, 2, 1)[2].tolist() == [[1, 0], [2, 3]]
+    assert moe_dispatch(x, experts, 2, 1, priority="choice")[2].tolist() == [[1, 2], [0, 3]]
 
 
 def test_choices_of_experts_that_do_not_exist_stand_behind_all_others() -> None:
