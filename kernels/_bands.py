@@ -9,16 +9,17 @@ by itself, dright from slopes^T as dleft from slopes, in bands of its rows, and 
 
 The slopes of a band and chunk lie in the other gradient, if that is made later, or in the rows behind the band, or in
 `spare`, whichever holds most. `spare`, a twelfth of the gradients, also holds what their dtype rounds away between the
-chunks of a band: that makes 16 bits of mantissa of bf16's 8. Toward the end, when nothing but spare is left, bands
-are half as high: an eighth of rows before, a sixteenth then.
+chunks of a band: that makes 16 bits of mantissa of bf16's 8. Bands are an eighth of the rows and, toward the end, when
+nothing but spare is left, a sixteenth; where one gradient is to be made, half of that.
 
 What it costs: slopes are made anew for either gradient, 2 K operations an entry more than from a chunk that serves
-both, and of n rows and columns there are some 5 n / K chunks, of two launches each. At 8192 pairs and K = 768 these are
-61, of 7 GFLOP: about as long as two launches take; at 32768 pairs four times that. A kernel that multiplies slopes
-while they are in registers, as attention's does, takes one launch, but holds no more than 256 columns of a gradient
-beside a tile of 128 rows of scores, and so makes all scores anew K / 256 times for either: 16 K operations an entry in
-place of 8 at K = 768, 24 at 1280. Where slopes need no more than 32 MiB of 16 bits, as up to 4096 pairs, launches would
-take longer than products: there they are made once, in a chunk of their own.
+both, and of n rows and columns there are five or six n / K chunks, of two launches each. At 8192 pairs and K = 768
+these are 61, of 7 GFLOP: about as long as two launches take, and a band has 48 tiles of its gradient, or 96 slim ones,
+for 132 multiprocessors; at 32768 pairs both are four times that. A kernel that multiplies slopes while they are in
+registers, as attention's does, takes one launch, but holds no more than 256 columns of a gradient beside a tile of 128
+rows of scores, and so makes all scores anew K / 256 times for either: 16 K operations an entry in place of 8 at K =
+768, 24 at 1280. Where slopes need no more than 32 MiB of 16 bits, as up to 4096 pairs, launches would take longer than
+products: there they are made once, in a chunk of their own.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ import torch
 from torch import Tensor
 
 from kernels import _chunked
-from kernels._chunked import add_left
 
 AT_ONCE = 1 << 24  # slopes that are made once, for both gradients
 SHARE, LEAST_SPARE = 12, 1 << 19  # spare entries: one of so many of the gradients', and at least so many
@@ -78,7 +78,7 @@ def _make(
         for first in range(0, cols, width):
             here = min(width, cols - first)
             make_slopes(slopes, done, first, here)
-            add_left(slopes, right, None, factor, band, rest, first, here)
+            _chunked.add_left(slopes, right, None, factor, band, rest, first, here)
         done += height
 
 

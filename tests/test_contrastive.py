@@ -113,12 +113,16 @@ def test_gradients_in_bands_are_those_at_once(
     inputs = _inputs(pairs, 24, dtype)
     leaves = [inputs[name].requires_grad_() for name in names]
     whole = torch.autograd.grad(info_nce(**inputs), leaves)
-    chunks: list[tuple[int, ...]] = []
+    chunks: list[torch.Size] = []
+    add_left = kernels._chunked.add_left
+
+    def noted(slopes: torch.Tensor, *arguments: Any) -> None:
+        chunks.append(slopes.shape)
+        add_left(slopes, *arguments)
+
     monkeypatch.setattr(kernels._bands, "AT_ONCE", 1)
     monkeypatch.setattr(kernels._bands, "LEAST_SPARE", 128 * (128 + 24))
-    monkeypatch.setattr(
-        kernels._bands, "add_left", lambda *args: (chunks.append(args[0].shape), kernels._chunked.add_left(*args))
-    )
+    monkeypatch.setattr(kernels._chunked, "add_left", noted)
     banded = torch.autograd.grad(info_nce(**inputs), leaves)
     assert chunks[:2] == [(128, 128)] * 2, "expected bands of several chunks"
     for one, other in zip(whole, banded, strict=True):
@@ -151,7 +155,7 @@ def test_slopes_and_what_is_rounded_away_lie_in_nothing_that_is_still_needed(
         if bytes_of(band) not in made:
             made.append(bytes_of(band))
 
-    monkeypatch.setattr(kernels._bands, "add_left", add)
+    monkeypatch.setattr(kernels._chunked, "add_left", add)
     kernels._bands.gradients(make, make, left, right, torch.ones((), device=DEVICE), (True, True))
     assert entries[0] == 2 * pairs * pairs
     assert sum(stop - start for start, stop in made) == 2 * pairs * depth * dtype.itemsize
