@@ -63,15 +63,16 @@ def _backward(
             p = weights(q, k, bias, scale, query_part, key_part, divide, SHIFTED, WINDOW)
             ds = dot(do, v.T, None)
             ds = p * (ds - tl.sum(p * ds, 1)[:, None])
-            dv = dot(p.to(do.dtype).T, do, dv)
-            dk = dot(ds.to(q.dtype).T, q, dk)
-            store_tokens(dq_ptr, dot(ds.to(k.dtype), k, None) * scale, strides[5], head, at, inside, DIM)
+            # Summed before the products, which read ds in their own dtype: in fp32 it would hold registers until then.
             if TOKENS <= BLOCK_M:
                 total += ds
             elif partials_ptr is not None:
                 # Between two windows a partial may pass from one thread of the program to another.
                 tl.debug_barrier()
                 _keep(part_ptr, ds, tile * BLOCK_M, window != group, TOKENS)
+            dv = dot(p.to(do.dtype).T, do, dv)
+            dk = dot(ds.to(q.dtype).T, q, dk)
+            store_tokens(dq_ptr, dot(ds.to(k.dtype), k, None) * scale, strides[5], head, at, inside, DIM)
         store_tokens(dk_ptr, dk * scale, strides[5], head, at_keys, there, DIM)
         store_tokens(dv_ptr, dv, strides[5], head, at_keys, there, DIM)
     if TOKENS <= BLOCK_M and partials_ptr is not None:

@@ -14,6 +14,7 @@ from kernels._launch import processors, tune
 # Programs of 4 warps that a multiprocessor holds, some waiting for memory while others compute.
 # Windows that a program has at least, if there are as many: its biases are gathered once, its sums of ds stored once.
 PROGRAMS, LEAST_FORWARD, LEAST_BACKWARD = 8, 4, 10
+WIDE = 64 * 32  # entries of the keys of a window, padded, beyond which 4 warps lack registers
 
 
 @triton.jit
@@ -108,4 +109,5 @@ def shape_of(q: Tensor, window: int, shift: int, least: int) -> tuple[tuple[Any,
     tiles = triton.cdiv(window**2, block_m)
     groups = max(1, min(triton.cdiv(windows, least), processors(q) * PROGRAMS // (heads * tiles)))
     constants = {"DIM": dim, "WINDOW": window, "SHIFTED": shift > 0, "BLOCK_M": block_m, "BLOCK_N": block_n}
-    return ((height, width, shift), (windows, heads)), constants, block_n > 64, tiles, groups
+    wide = block_n * max(32, triton.next_power_of_2(dim)) > WIDE
+    return ((height, width, shift), (windows, heads)), constants, wide, tiles, groups
