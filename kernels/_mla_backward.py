@@ -38,34 +38,32 @@ MOST_HEADS = 16  # that it takes in turn: the sums of dk_rope are then a small p
 def _collect(
     grads, tiles, queries, seen, spans,
     HEAD_DIM: tl.constexpr, ROPE_DIM: tl.constexpr, V_HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr,
-    MASKED: tl.constexpr,
 ):  # fmt: skip
-    """dk_nope, dk_rope and dv from the query tiles of one head that see all keys, or from those around them."""
+    """dk_nope, dk_rope and dv from the query tiles of one head that see some of the keys.
+
+    One loop for all of them: the mask of so narrow a tile costs less than a second loop, of which every head would
+    fill and drain the pipeline, and the registers that a compiler needs for both.
+    """
     dk, dk_rope, dv = grads
     k, k_rope, v = tiles
     q_ptr, q_rope_ptr, do_ptr, lse_ptr, delta_ptr, strides, q_len, slope = queries
-    first, edge, whole, stop = spans
+    first, _, _, stop = spans
     start_key, high = seen
-    for i in tl.range(0, edge - first + stop - whole if MASKED else whole - edge):
-        tile = (first if MASKED else edge) + i
-        if MASKED:
-            tile = tl.where(tile < edge, tile, tile - edge + whole)
+    for tile in tl.range(first, stop):
         start = tile * BLOCK_M
         row = start + tl.arange(0, BLOCK_M)
-        q = load_tile(q_ptr, strides[0], start, q_len, HEAD_DIM, BLOCK_M, MASKED)
-        q_rope = load_tile(q_rope_ptr, strides[3], start, q_len, ROPE_DIM, BLOCK_M, MASKED)
-        do = load_tile(do_ptr, strides[5], start, q_len, V_HEAD_DIM, BLOCK_M, MASKED)
+        q = load_tile(q_ptr, strides[0], start, q_len, HEAD_DIM, BLOCK_M, True)
+        q_rope = load_tile(q_rope_ptr, strides[3], start, q_len, ROPE_DIM, BLOCK_M, True)
+        do = load_tile(do_ptr, strides[5], start, q_len, V_HEAD_DIM, BLOCK_M, True)
         lse = tl.load(lse_ptr + row, row < q_len, other=float("inf"))
         delta = tl.load(delta_ptr + row, row < q_len, other=0.0)
         s = dot(k_rope, q_rope.T, dot(k, q.T, None))
         p = tl.exp2(s * slope - lse[None, :])
-        if MASKED:
-            p = tl.where((start_key - high + tl.arange(0, k.shape[0]))[:, None] <= row[None, :], p, 0.0)
+        p = tl.where((start_key - high + tl.arange(0, k.shape[0]))[:, None] <= row[None, :], p, 0.0)
         dv = dot(p.to(do.dtype), do, dv)
         ds = p * (dot(v, do.T, None) - delta[None, :])
-        if MASKED:
-            # The only key of a row has weight 1 whatever its score: what is left of ds is no gradient but rounding.
-            ds = tl.where((row + high > 0)[None, :], ds, 0.0)
+        # The only key of a row has weight 1 whatever its score: what is left of ds is no gradient but rounding.
+        ds = tl.where((row + high > 0)[None, :], ds, 0.0)
         ds = ds.to(q.dtype)
         dk = dot(ds, q, dk)
         dk_rope = dot(ds, q_rope, dk_rope)
@@ -96,8 +94,7 @@ def _key_kernel(
         queries = (q, q_rope, do, number_ptrs[0] + row, number_ptrs[1] + row, strides, q_len, scale * LOG2E)
         tiles = (k, k_rope, v)
         grads = (tl.zeros(k.shape, tl.float32), dk_rope, tl.zeros(v.shape, tl.float32))
-        grads = _collect(grads, tiles, queries, seen, spans, HEAD_DIM, ROPE_DIM, V_HEAD_DIM, BLOCK_M, True)
-        dk, dk_rope, dv = _collect(grads, tiles, queries, seen, spans, HEAD_DIM, ROPE_DIM, V_HEAD_DIM, BLOCK_M, False)
+        dk, dk_rope, dv = _collect(grads, tiles, queries, seen, spans, HEAD_DIM, ROPE_DIM, V_HEAD_DIM, BLOCK_M)
         row = (batch * heads + h) * k_len
         store_tile(grad_ptrs[0] + row * HEAD_DIM, dk * factor, start, k_len, 1, HEAD_DIM)
         store_tile(grad_ptrs[2] + row * V_HEAD_DIM, dv, start, k_len, 1, V_HEAD_DIM)
