@@ -36,13 +36,6 @@ EVERY_OPERATOR = pytest.mark.parametrize(
 )
 
 
-class _Unwritten(Blank):
-    """Makes tensors of which no page is touched."""
-
-    def normal(self, *shape: int, dtype: torch.dtype, scale: float = 1.0) -> torch.Tensor:
-        return torch.empty(shape, dtype=dtype, device=self.device)
-
-
 class _NotLaunched:
     """Stands for a kernel of which only what its launcher allocates is looked at."""
 
@@ -70,7 +63,7 @@ def _needs(operator: type[Operator], mode: str, sizes: dict[str, Any], make: typ
 def test_training_on_8k_tokens_keeps_one_number_a_row_and_needs_two(
     operator: type[Operator], lengths: dict[str, Any]
 ) -> None:
-    needs, rows = _needs(operator, "bwd", HEADS | lengths, _Unwritten), 32 * 8192
+    needs, rows = _needs(operator, "bwd", HEADS | lengths, Blank), 32 * 8192
     assert needs.least_bytes == 2 * 128 * 8192 * (2 * 32 + 2 * 8), "expected o, dq, dk and dv to be what is needed"
     assert needs.peak_bytes - needs.least_bytes <= 1.1 * 2 * 4 * rows
     assert needs.saved_bytes is not None
@@ -80,7 +73,7 @@ def test_training_on_8k_tokens_keeps_one_number_a_row_and_needs_two(
 @EVERY_OPERATOR
 @pytest.mark.usefixtures("not_launched")
 def test_inference_on_8k_tokens_needs_one_number_a_row(operator: type[Operator], lengths: dict[str, Any]) -> None:
-    needs = _needs(operator, "fwd", HEADS | lengths, _Unwritten)
+    needs = _needs(operator, "fwd", HEADS | lengths, Blank)
     assert needs.least_bytes == 2 * 128 * 8192 * 32
     assert 4 * 32 * 8192 <= needs.peak_bytes - needs.least_bytes <= 1.1 * 4 * 32 * 8192
 

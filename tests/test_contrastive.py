@@ -20,9 +20,9 @@ import kernels.info_nce
 import reference.info_nce
 from bench import bench_info_nce
 from bench.core import memory
-from bench.core.case import Make, bf16, fp32
+from bench.core.case import Blank, Make, bf16, fp32
 from bench.core.trial import Trial
-from tests.test_losses import ROUNDED_UP, _NotLaunched, _Unwritten
+from tests.test_losses import ROUNDED_UP, _NotLaunched
 
 PAIRS, DEPTH = 32768, 768  # CLIP ViT-L/14, and the batch that it was trained on
 LOGITS = 2 * PAIRS * PAIRS
@@ -56,7 +56,7 @@ def _gradients(inputs: dict[str, Any], function: Any = info_nce) -> tuple[torch.
 @pytest.mark.parametrize("depth", [512, 768, 1280])
 @pytest.mark.parametrize("pairs", [8192, PAIRS])
 def test_training_needs_a_tenth_more_than_its_gradients(pairs: int, depth: int) -> None:
-    needs = _needs("bwd", _inputs(pairs, depth, bf16, _Unwritten))
+    needs = _needs("bwd", _inputs(pairs, depth, bf16, Blank))
     assert needs.least_bytes >= 4 * pairs * depth, "expected both gradients among what is needed"
     assert needs.peak_bytes <= 1.1 * needs.least_bytes
     assert needs.saved_bytes is not None
@@ -77,13 +77,13 @@ class _Alone(Trial):
 @pytest.mark.parametrize("name", ["image", "text"])
 def test_one_gradient_needs_a_tenth_more_than_itself(name: str) -> None:
     pairs, depth = 8192, 1280
-    trial = _Alone(_inputs(pairs, depth, bf16, _Unwritten), name)
+    trial = _Alone(_inputs(pairs, depth, bf16, Blank), name)
     assert 2 * pairs * depth < memory.measure(trial, DEVICE).peak_bytes <= 1.1 * 2 * pairs * depth
 
 
 @pytest.mark.usefixtures("not_launched")
 def test_the_gradient_of_the_scale_alone_needs_a_number_for_each_tile() -> None:
-    inputs = _inputs(PAIRS, 512, bf16, _Unwritten)
+    inputs = _inputs(PAIRS, 512, bf16, Blank)
     forward = _needs("fwd", inputs)
     needs = memory.measure(_Alone(inputs, "logit_scale"), DEVICE)
     assert needs.peak_bytes <= forward.peak_bytes + 16 * PAIRS + ROUNDED_UP, "expected the forward to need the most"
@@ -92,7 +92,7 @@ def test_the_gradient_of_the_scale_alone_needs_a_number_for_each_tile() -> None:
 
 @pytest.mark.usefixtures("not_launched")
 def test_evaluation_needs_two_sums_of_a_column_and_128_rows() -> None:
-    needs = _needs("fwd", _inputs(PAIRS, DEPTH, bf16, _Unwritten))
+    needs = _needs("fwd", _inputs(PAIRS, DEPTH, bf16, Blank))
     assert 0 < needs.peak_bytes <= LOGITS / 32 + 8 * kernels.info_nce.SPLITS * PAIRS + 8 * PAIRS + ROUNDED_UP
 
 

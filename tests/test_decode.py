@@ -33,13 +33,6 @@ LONG: dict[str, dict[str, Any]] = {
 CACHES = {"decode_attention": ("k_cache", "v_cache"), "mla_decode": ("kv_cache",)}
 
 
-class _Unwritten(Blank):
-    """Makes caches of which no page is touched."""
-
-    def normal(self, *shape: int, dtype: torch.dtype, scale: float = 1.0) -> torch.Tensor:
-        return torch.empty(shape, dtype=dtype, device=self.device)
-
-
 class _NotLaunched:
     """Stands for a kernel of which only what its launcher allocates is looked at."""
 
@@ -59,7 +52,7 @@ def test_decoding_needs_the_parts_of_its_splits_and_nothing_else_at_length_8k(
     module = {"decode_attention": kernels.decode_attention, "mla_decode": kernels.mla_decode}[operator.name()]
     monkeypatch.setattr(module, "KERNELS", dict.fromkeys(module.KERNELS, _NotLaunched()))
     monkeypatch.setattr(kernels._split_kv, "_combine", _NotLaunched())
-    inputs = operator().inputs(_Unwritten(DEVICE), batch=batch, **LONG[operator.name()])
+    inputs = operator().inputs(Blank(DEVICE), batch=batch, **LONG[operator.name()])
     with standing_in():
         trial = Trial(operator().provider("triton"), inputs, "fwd")
         (o,) = trial.once()

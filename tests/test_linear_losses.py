@@ -24,10 +24,10 @@ import kernels.linear_cross_entropy
 import reference.linear_cross_entropy
 from bench import bench_distill_jsd, bench_distill_kl, bench_linear_cross_entropy
 from bench.core import memory
-from bench.core.case import Make, bf16, fp32
+from bench.core.case import Blank, Make, bf16, fp32
 from bench.core.operator import Operator
 from bench.core.trial import Trial
-from tests.test_losses import ROUNDED_UP, _NotLaunched, _Unwritten
+from tests.test_losses import ROUNDED_UP, _NotLaunched
 
 LONG: dict[str, Any] = {"rows": 8192, "cols": 131072, "depth": 4096, "dtype": bf16}
 LOGITS = 2 * LONG["rows"] * LONG["cols"]
@@ -69,7 +69,7 @@ def _needs(operator: type[Operator], mode: str, sizes: dict[str, Any], make: typ
 def test_training_needs_a_tenth_more_than_its_gradients_at_vocabulary_128k_and_length_8k(
     operator: type[Operator],
 ) -> None:
-    needs = _needs(operator, "bwd", LONG, _Unwritten)
+    needs = _needs(operator, "bwd", LONG, Blank)
     rows, depth = LONG["rows"], LONG["depth"]
     assert needs.least_bytes >= 2 * depth * (rows + LONG["cols"]), "expected both gradients among what is needed"
     chunk, rest = 2 * kernels._chunked.CHUNK, 2 * rows * depth
@@ -82,7 +82,7 @@ def test_training_needs_a_tenth_more_than_its_gradients_at_vocabulary_128k_and_l
 @EVERY_LOSS
 @pytest.mark.usefixtures("not_launched")
 def test_evaluation_needs_a_few_sums_of_a_row_and_2048_columns(operator: type[Operator]) -> None:
-    needs = _needs(operator, "fwd", LONG, _Unwritten)
+    needs = _needs(operator, "fwd", LONG, Blank)
     sums, kept, _ = KEPT[operator]
     assert 0 < needs.peak_bytes <= sums * LOGITS / 1024 + kept * LONG["rows"] + ROUNDED_UP
 

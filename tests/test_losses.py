@@ -29,13 +29,6 @@ LOSSES = [bench_cross_entropy.CrossEntropy, bench_selected_logprob.SelectedLogpr
 EVERY_LOSS = pytest.mark.parametrize("operator", LOSSES, ids=lambda operator: operator.name())
 
 
-class _Unwritten(Blank):
-    """Makes logits of which no page is touched."""
-
-    def normal(self, *shape: int, dtype: torch.dtype, scale: float = 1.0) -> torch.Tensor:
-        return torch.empty(shape, dtype=dtype, device=self.device)
-
-
 class _NotLaunched:
     """Stands for a kernel of which only what its launcher allocates is looked at."""
 
@@ -67,7 +60,7 @@ def _needs(operator: type[Operator], mode: str, sizes: dict[str, Any], make: typ
 def test_training_needs_the_gradient_and_12_bytes_a_row_at_vocabulary_128k_and_length_8k(
     operator: type[Operator],
 ) -> None:
-    needs = _needs(operator, "bwd", LONG, _Unwritten)
+    needs = _needs(operator, "bwd", LONG, Blank)
     assert needs.least_bytes >= 2 * LONG["rows"] * LONG["cols"], "expected the gradient to be among what is needed"
     assert needs.peak_bytes <= needs.least_bytes + 12 * LONG["rows"] + ROUNDED_UP
     assert needs.peak_bytes <= 1.1 * needs.least_bytes
@@ -78,7 +71,7 @@ def test_training_needs_the_gradient_and_12_bytes_a_row_at_vocabulary_128k_and_l
 @EVERY_LOSS
 @pytest.mark.usefixtures("not_launched")
 def test_evaluation_needs_4_bytes_a_row_at_vocabulary_128k_and_length_8k(operator: type[Operator]) -> None:
-    needs = _needs(operator, "fwd", LONG, _Unwritten)
+    needs = _needs(operator, "fwd", LONG, Blank)
     assert 0 < needs.peak_bytes <= 4 * LONG["rows"] + ROUNDED_UP
 
 
