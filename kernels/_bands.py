@@ -95,7 +95,8 @@ def gradients(
     dleft = torch.empty(left.shape, **like) if needs[0] else None
     dright = torch.empty(right.shape, **like) if needs[1] else None
     entries = sum(made.numel() for made in (dleft, dright) if made is not None)
-    spare = torch.empty(max(LEAST_SPARE, entries // SHARE), **like)
+    # One block of slopes and the rest of its rows always fit, so that there is a band whatever the sizes.
+    spare = torch.empty(max(LEAST_SPARE, entries // SHARE, BLOCK * (BLOCK + left.shape[1])), **like)
     if dright is not None:
         _make(other_way, left, factor, dright, dleft, spare)
     if dleft is not None:
