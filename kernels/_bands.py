@@ -8,9 +8,9 @@ by itself, dright from slopes^T as dleft from slopes, in bands of its rows, and 
     dleft[band] += slopes[band, chunk] @ right[chunk]           dleft[band] *= factor behind the last chunk
 
 The slopes of a band and chunk lie in the other gradient, if that is made later, or in the rows behind the band, or in
-`spare`, whichever holds most. `spare`, a twelfth of the gradients, also holds what their dtype rounds away between the
-chunks of a band: that makes 16 bits of mantissa of bf16's 8. Bands are an eighth of the rows and, toward the end, when
-nothing but spare is left, a sixteenth; where one gradient is to be made, half of that.
+`spare`, whichever holds most. `spare`, a twelfth of the gradients or 2^19 entries, also holds what their dtype rounds
+away between the chunks of a band: that makes 16 bits of mantissa of bf16's 8. Bands are an eighth of the rows and,
+toward the end, when nothing but spare is left, a sixteenth; where one gradient is to be made, half of that.
 
 What it costs: slopes are made anew for either gradient, 2 K operations an entry more than from a chunk that serves
 both, and of n rows and columns there are five or six n / K chunks, of two launches each. At 8192 pairs and K = 768
