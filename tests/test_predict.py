@@ -254,7 +254,12 @@ def test_no_value_in_any_place_makes_a_traceback(folder: Path) -> None:
     """Every part of a ledger becomes every kind of value: the ledger is refused with a reason, or it is shown."""
     rows = derive(Results().rows)
     refused = 0
-    good = copy.deepcopy(_ledger())
+    good = _ledger()
+    name, launch = "fwd-moves-seq_len512", _launch(1, 1, dots={"bf16": 1}, flops={"add": 1}, special={"exp2": 1})
+    good["gpus"].pop("h200")
+    for found in (good["floors"], good["cases"]):  # one case that has everything
+        found["<script>op"] = {name: found["<script>op"][name]}
+    good["cases"]["<script>op"][name]["triton"] = {"0 _k": launch}
     for place in _places(good):
         for value in ODD:
             ledger = inner = copy.deepcopy(good)
@@ -274,7 +279,7 @@ def test_no_value_in_any_place_makes_a_traceback(folder: Path) -> None:
             out = Console(file=io.StringIO())
             show_cases(found, found.cases, list(found.gpus), out)
             show_resources(found.resources, out)
-    assert refused > 500
+    assert refused > 400
 
 
 @pytest.mark.parametrize("least", [(0, 0), (0, 5), (5, 0)])
