@@ -147,8 +147,14 @@ class Multiplied(Operator):
 
     @kernel
     def too_large(self, a: Tensor, b: Tensor) -> Run:
-        big = torch.empty(1024, 512, dtype=a.dtype)
-        return lambda: _large(big, a)
+        big = torch.empty(256, 512, dtype=a.dtype)
+        return lambda: _large(big)
+
+    @kernel
+    def too_wide(self, a: Tensor, b: Tensor) -> Run:
+        """Its sums are four times what fits into the tensor memory of sm_100."""
+        wide = torch.empty(512, 16, dtype=a.dtype)
+        return lambda: _large(wide)
 
 
 @triton.jit
@@ -159,7 +165,8 @@ def _multiply_large(a_ptr, out_ptr, ROWS: tl.constexpr, COLS: tl.constexpr):
     tl.store(out_ptr + row[:, None] * ROWS + row[None, :], out.to(out_ptr.dtype.element_ty))
 
 
-def _large(big: Tensor, like: Tensor) -> Tensor:
-    out = torch.empty(256, 256, dtype=like.dtype)
-    _multiply_large[(1,)](big, out, ROWS=256, COLS=512, num_warps=8)
+def _large(big: Tensor) -> Tensor:
+    rows, cols = big.shape
+    out = torch.empty(rows, rows, dtype=big.dtype)
+    _multiply_large[(1,)](big, out, ROWS=rows, COLS=cols, num_warps=8)
     return out

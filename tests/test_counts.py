@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from bench.core import fingerprint
 from bench.core.baseline import FILE, Baseline, differences, told
+from bench.core.case import grid, select
 from bench.core.child import ChildFailed
 from bench.core.counts import Counts, Unit, paths_of, units_of, versions
 from bench.core.registry import operators
@@ -110,6 +112,8 @@ def test_what_does_not_fit_is_absent_with_its_reason(counts: Counts) -> None:
     assert reason.startswith("shared memory: needs ")
     assert int(reason.split()[3]) >= needs
     assert reason.endswith(" bytes, a block may have 101376")
+    reason = _kernel(counts, "too_wide", "sm_100")["absent"]
+    assert re.fullmatch(r"tensor memory: needs \d+ columns, a block may have 512", reason)
 
 
 def test_every_record_is_whole(counts: Counts) -> None:
@@ -308,6 +312,16 @@ def test_a_part_is_not_accepted_into_a_ledger_of_other_versions(counts: Counts, 
     accepting = Verification(counts, baseline, accept=True)
     with pytest.raises(ValueError, match=r"^--accept-counts: expected all .* made with .*triton 0.1, here"):
         accepting.begin([_traffic(planted.Doubled, "sound")], paths_of(planted.Doubled))
+
+
+def test_every_model_is_compiled_at_its_own_shortest_length() -> None:
+    sweep = grid(model=["short", "long"], seq_len=[512, 1024]) + grid(model=["late"], seq_len=[2048, 4096])
+    assert select(sweep, "shortest") == grid(model=["short", "long"], seq_len=[512]) + grid(
+        model=["late"], seq_len=[2048]
+    )
+    assert select(sweep, "short") == grid(model=["short", "long"], seq_len=[512])
+    without = grid(model=["a", "b"], batch=[1, 4])
+    assert select(without, "shortest") == without
 
 
 def test_the_committed_ledger_lists_exactly_what_is_counted() -> None:

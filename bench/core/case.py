@@ -148,11 +148,17 @@ def select(sweep: Sequence[Axes], profile: str) -> list[Axes]:
 
     smoke: the first value of every axis, at sequence lengths up to 2048. quick: the first two values of `model`, the
     first of every other axis, lengths 512, 2048 and 8192. full: everything. short and shortest are what is counted:
-    quick and full, at the shortest length there is.
+    quick at the shortest length there is, and full at the shortest of each model.
     """
+    if profile == "full":
+        return list(sweep)
+    if profile == "shortest":
+        shortest: dict[Any, int] = {}
+        for point in sweep:
+            model, length = point.get("model"), point.get("seq_len", 0)
+            shortest[model] = min(length, shortest.get(model, length))
+        return [point for point in sweep if point.get("seq_len", 0) == shortest[point.get("model")]]
     least = min((point["seq_len"] for point in sweep if "seq_len" in point), default=0)
-    if profile in ("full", "shortest"):
-        return [point for point in sweep if profile == "full" or point.get("seq_len", least) == least]
     lengths, models = {"smoke": (SMOKE_LENGTHS, 1), "quick": (QUICK_LENGTHS, 2), "short": ((least,), 2)}[profile]
     allowed: dict[str, list[Any]] = {}
     for point in sweep:

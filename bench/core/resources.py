@@ -36,6 +36,7 @@ PTX_ASYNC = re.compile(r"cp\.async\.c[ag]\.shared\.global.*?, (0x[0-9a-f]+|\d+)"
 AMD_ACCESS = re.compile(
     r"(?:global|buffer|flat)_(load|store)_(?:lds_)?(dwordx[234]|dword|d16|[us]?byte|[us]?short|format_d16_x|b\d+)"
 )
+TENSOR_COLUMNS = 512  # of a multiprocessor of sm_100 (PTX ISA 8.6, tcgen05.alloc)
 AMD_WIDTH = {"dwordx4": 128, "dwordx3": 96, "dwordx2": 64, "dword": 32, "byte": 8, "short": 16}
 
 
@@ -70,8 +71,11 @@ def build(source: Any, gpu: GPUTarget, options: Any, architecture: Architecture)
         except Exception as error:  # noqa: BLE001 - whatever the compiler says is what is recorded
             return {"absent": f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"}
         shared, warps, assembly = kernel.metadata.shared, kernel.metadata.num_warps, dict(kernel.asm)
+        columns = getattr(kernel.metadata, "tmem_size", None) or 0
     if shared > architecture.shared_limit:
         return {"absent": f"shared memory: needs {shared} bytes, a block may have {architecture.shared_limit}"}
+    if columns > TENSOR_COLUMNS:  # a trap is compiled in its place
+        return {"absent": f"tensor memory: needs {columns} columns, a block may have {TENSOR_COLUMNS}"}
     return asdict(read(assembly, log.getvalue(), shared, warps, architecture))
 
 
