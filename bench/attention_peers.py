@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -12,10 +13,19 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 
-from bench.core.operator import Unsupported, needs_cuda
+from bench.core.operator import Provider, Unsupported, needs_cuda, peer
 
 Run = Callable[[], Tensor]
 Function = Callable[..., Any]
+
+# The versions of flash-attn: the module that each is imported from, and the command that brings it.
+FLASH = {
+    "flash_attn": "pip install flash-attn --no-build-isolation",
+    "flash_attn_interface": (
+        "git clone https://github.com/Dao-AILab/flash-attention && pip install ./flash-attention/hopper"
+    ),
+    "flash_attn.cute": "pip install --pre flash-attn-4",
+}
 
 
 def visible_pairs(q_len: int, k_len: int, causal: bool, window: int | None) -> int:
@@ -117,3 +127,16 @@ def flash_varlen(
         return out
 
     return run
+
+
+def flash_peer(module: str, attend: Callable[..., Run], name: str = "flash_attn_func") -> Provider:
+    """A version of flash-attn as a provider: `attend` is given its function of this name, and an operator's inputs."""
+
+    def prepare(_: object, **inputs: Any) -> Run:
+        needs_cuda(inputs["v"])
+        version = import_module(module)
+        if not hasattr(version, name):
+            raise ImportError(f"cannot import name {name!r} from {module!r}")
+        return attend(getattr(version, name), **inputs)
+
+    return peer(install=FLASH[module])(prepare)

@@ -14,7 +14,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 import kernels.attention
 import reference.attention
-from bench.attention_peers import Run, flash, forced, sdpa, visible_pairs
+from bench.attention_peers import Run, flash, flash_peer, forced, sdpa, visible_pairs
 from bench.core.operator import (
     Inputs,
     Make,
@@ -27,7 +27,6 @@ from bench.core.operator import (
     grid,
     kernel,
     needs_cpp_compiler,
-    needs_cuda,
     peer,
 )
 from bench.models import SEQ_LENS, Model, models
@@ -187,23 +186,6 @@ class Attention(Operator):
         compiled = torch.compile(flex_attention, dynamic=False, fullgraph=True)
         return lambda: compiled(q, k, v, block_mask=mask, scale=scale, enable_gqa=grouped)
 
-    @peer(install="pip install flash-attn --no-build-isolation")
-    def flash_attn(self, **inputs: Any) -> Run:
-        needs_cuda(inputs["q"])
-        from flash_attn import flash_attn_func
-
-        return flash(flash_attn_func, **inputs)
-
-    @peer(install="git clone https://github.com/Dao-AILab/flash-attention && pip install ./flash-attention/hopper")
-    def flash_attn_3(self, **inputs: Any) -> Run:
-        needs_cuda(inputs["q"])
-        from flash_attn_interface import flash_attn_func
-
-        return flash(flash_attn_func, **inputs)
-
-    @peer(install="pip install --pre flash-attn-4")
-    def flash_attn_4(self, **inputs: Any) -> Run:
-        needs_cuda(inputs["q"])
-        from flash_attn.cute import flash_attn_func
-
-        return flash(flash_attn_func, **inputs)
+    flash_attn = flash_peer("flash_attn", flash)
+    flash_attn_3 = flash_peer("flash_attn_interface", flash)
+    flash_attn_4 = flash_peer("flash_attn.cute", flash)

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend
 
 import kernels.mla_attention
 import reference.mla_attention
-from bench.attention_peers import Function, Run, flash, forced, sdpa, visible_pairs
+from bench.attention_peers import Function, Run, flash, flash_peer, forced, sdpa, visible_pairs
 from bench.core.operator import (
     Inputs,
     Make,
@@ -153,19 +153,8 @@ class MlaAttention(Operator):
     def sdpa_cudnn(self, **inputs: Any) -> Run:
         return through(SDPBackend.CUDNN_ATTENTION, **inputs)
 
-    @peer(install="git clone https://github.com/Dao-AILab/flash-attention && pip install ./flash-attention/hopper")
-    def flash_attn_3(self, **inputs: Any) -> Run:
-        needs_cuda(inputs["v"])
-        from flash_attn_interface import flash_attn_func
-
-        return through_flash(flash_attn_func, **inputs)
-
-    @peer(install="pip install --pre flash-attn-4")
-    def flash_attn_4(self, **inputs: Any) -> Run:
-        needs_cuda(inputs["v"])
-        from flash_attn.cute import flash_attn_func
-
-        return through_flash(flash_attn_func, **inputs)
+    flash_attn_3 = flash_peer("flash_attn_interface", through_flash)
+    flash_attn_4 = flash_peer("flash_attn.cute", through_flash)
 
     @peer(install="pip install flashinfer-python")
     def flashinfer(self, **inputs: Any) -> Run:

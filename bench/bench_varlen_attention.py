@@ -15,7 +15,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 import kernels.varlen_attention
 import reference.varlen_attention
-from bench.attention_peers import Run, flash_varlen, narrow, sdpa, visible_pairs, window_size
+from bench.attention_peers import Run, flash_peer, flash_varlen, narrow, sdpa, visible_pairs, window_size
 from bench.core.operator import (
     Inputs,
     Make,
@@ -202,23 +202,6 @@ class VarlenAttention(Operator):
         q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
         return lambda: compiled(q, k, v, block_mask=mask, scale=options["scale"], enable_gqa=grouped)[0].transpose(0, 1)
 
-    @peer(install="pip install flash-attn --no-build-isolation")
-    def flash_attn(self, **inputs: Any) -> Run:
-        needs_cuda(inputs["q"])
-        from flash_attn import flash_attn_varlen_func
-
-        return flash_varlen(flash_attn_varlen_func, **inputs)
-
-    @peer(install="git clone https://github.com/Dao-AILab/flash-attention && pip install ./flash-attention/hopper")
-    def flash_attn_3(self, **inputs: Any) -> Run:
-        needs_cuda(inputs["q"])
-        from flash_attn_interface import flash_attn_varlen_func
-
-        return flash_varlen(flash_attn_varlen_func, **inputs)
-
-    @peer(install="pip install --pre flash-attn-4")
-    def flash_attn_4(self, **inputs: Any) -> Run:
-        needs_cuda(inputs["q"])
-        from flash_attn.cute import flash_attn_varlen_func
-
-        return flash_varlen(flash_attn_varlen_func, **inputs)
+    flash_attn = flash_peer("flash_attn", flash_varlen, "flash_attn_varlen_func")
+    flash_attn_3 = flash_peer("flash_attn_interface", flash_varlen, "flash_attn_varlen_func")
+    flash_attn_4 = flash_peer("flash_attn.cute", flash_varlen, "flash_attn_varlen_func")
