@@ -103,7 +103,7 @@ def _key_kernel(
     v = load_tile(v_head, v_strides, start, k_len, V_HEAD_DIM, BLOCK_N, True)
     q_head = head_at(q_ptr, q_strides, batch, h * group, q_first)
     do_head = head_at(do_ptr, do_strides, batch, h * group, q_first)
-    rows = (batch * kv_heads + h) * group * q_total + q_first
+    rows = ((batch * kv_heads + h) * group).to(tl.int64) * q_total + q_first
     of_rows = (group, q_len, q_total, scale * LOG2E)
     queries = (q_head, do_head, lse_ptr + rows, delta_ptr + rows, q_strides, do_strides, of_rows)
 
@@ -111,8 +111,8 @@ def _key_kernel(
     spans = query_spans(start, q_len, high, low, WINDOWED, BLOCK_M, BLOCK_N)
     seen = (start - high, ahead + behind)  # the first query that sees the first key, and how many more do
     dk, dv = tl.zeros(k.shape, tl.float32), tl.zeros(v.shape, tl.float32)
-    dk, dv = _collect(dk, dv, k, v, queries, seen, spans, HEAD_DIM, V_HEAD_DIM, WINDOWED, BLOCK_M, True)
     dk, dv = _collect(dk, dv, k, v, queries, seen, spans, HEAD_DIM, V_HEAD_DIM, WINDOWED, BLOCK_M, False)
+    dk, dv = _collect(dk, dv, k, v, queries, seen, spans, HEAD_DIM, V_HEAD_DIM, WINDOWED, BLOCK_M, True)
     row, step, _ = rows_of(at, k_len, k_first, kv_heads, k_len, PACKED)
     # The only key of a row has weight 1 whatever its score: the rounding error that is left of ds is no gradient.
     store_tile(grad_ptrs[0] + row * HEAD_DIM, dk * tl.where(k_len > 1, scale, 0.0), start, k_len, step, HEAD_DIM)

@@ -47,7 +47,8 @@ def load_tile(x_ptr, strides, start, rows, WIDTH: tl.constexpr, HEIGHT: tl.const
     col = tl.arange(0, BLOCK).to(tl.int64)
     x_ptrs = x_ptr + tl.cast(start, tl.int64) * strides[2] + (row[:, None] * strides[2] + col[None, :] * strides[3])
     if MASKED:
-        x = tl.load(x_ptrs, (start + row < rows)[:, None] & (col < WIDTH)[None, :], other=0.0)
+        inside = tl.arange(0, HEIGHT) < rows - start
+        x = tl.load(x_ptrs, inside[:, None] & (col < WIDTH)[None, :], other=0.0)
     elif WIDTH != BLOCK:
         x = tl.load(x_ptrs, (col < WIDTH)[None, :], other=0.0)
     else:
@@ -57,17 +58,22 @@ def load_tile(x_ptr, strides, start, rows, WIDTH: tl.constexpr, HEIGHT: tl.const
 
 @triton.jit
 def store_tile(x_ptr, x, start, rows, step, WIDTH: tl.constexpr):
-    """Store a tile as rows from `start` on, `step` apart, of a contiguous matrix."""
-    row = start.to(tl.int64) + tl.arange(0, x.shape[0])
+    """Store a tile as rows from `start` on, `step` apart, of a contiguous matrix.
+
+    What its addresses are made of waits in registers from before the loops on: little, and no upper half of `start`.
+    """
+    row = tl.arange(0, x.shape[0]).to(tl.int64)
     col = tl.arange(0, x.shape[1])
-    inside = (row < rows)[:, None] & (col < WIDTH)[None, :]
-    tl.store(x_ptr + row[:, None] * step * WIDTH + col[None, :], x.to(x_ptr.dtype.element_ty), inside)
+    inside = (tl.arange(0, x.shape[0]) < rows - start)[:, None] & (col < WIDTH)[None, :]
+    first = tl.cast(start, tl.uint32).to(tl.int64) * step
+    x_ptrs = x_ptr + first * WIDTH + (row[:, None] * step * WIDTH + col[None, :])
+    tl.store(x_ptrs, x.to(x_ptr.dtype.element_ty), inside)
 
 
 @triton.jit
 def head_at(x_ptr, strides, batch, head, first):
     """The address of a sequence: of its row `first`, in one head."""
-    return x_ptr + batch * strides[0] + head * strides[1] + first * strides[2]
+    return x_ptr + tl.cast(batch, tl.int64) * strides[0] + tl.cast(head, tl.int64) * strides[1] + first * strides[2]
 
 
 @triton.jit
@@ -93,11 +99,12 @@ def stand(sizes, heads, KEYS: tl.constexpr, PACKED: tl.constexpr, BLOCK: tl.cons
             q_len = tl.where(busy, q_len, 0)
         else:
             k_len = tl.where(busy, k_len, 0)
-        at = (start, 0, head, q_first, k_first, q_len, k_len)
+        at = (start, 0, head.to(tl.int32), q_first, k_first, q_len, k_len)
     else:
         tiles = tl.cdiv(rows, BLOCK)
         tile, head = place(tiles, batches * heads, together)
         start = (tile if KEYS else tiles - 1 - tile) * BLOCK
+        head = head.to(tl.int32)
         at = (start, head // heads, head % heads, 0, 0, q_len, k_len)
     return at
 
@@ -107,9 +114,9 @@ def rows_of(at, length, first, heads, total, PACKED: tl.constexpr):
     """The first row of this program's head in an output, its step, and its place in one number per row."""
     batch, h = at[1], at[2]
     if PACKED:
-        found = (first * heads + h, heads, h * total + first)
+        found = (first * heads + h, heads, h.to(tl.int64) * total + first)
     else:
-        row = (batch * heads + h) * length
+        row = (batch * heads + h).to(tl.int64) * length
         found = (row, 1, row)
     return found
 
@@ -159,12 +166,13 @@ def limit_of(seen, BLOCK_M: tl.constexpr):
 @triton.jit
 def sees(start, seen, WINDOWED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """Which of the keys from `start` on each row sees. From numbers, not rows: those would hold registers for long."""
-    col = start + tl.arange(0, BLOCK_N)[None, :]
-    if WINDOWED:
-        ahead = col - (seen[0] + tl.arange(0, BLOCK_M))[:, None]
-        inside = (ahead <= 0) & (ahead >= -seen[1]) & (col < seen[2])
+    col = tl.arange(0, BLOCK_N)[None, :]
+    if WINDOWED:  # columns as they are: what changes from tile to tile are two numbers a row, not one a column
+        last = (limit_of(seen, BLOCK_M) - start)[:, None]
+        first = (seen[0] - seen[1] - start + tl.arange(0, BLOCK_M))[:, None]
+        inside = (col >= first) & (col <= last)
     else:
-        inside = col <= limit_of(seen, BLOCK_M)[:, None]
+        inside = start + col <= limit_of(seen, BLOCK_M)[:, None]
     return inside
 
 
