@@ -65,10 +65,11 @@ def _collect(
         delta = tl.load(delta_ptr + head * total + row, row < q_len, other=0.0)
         p = tl.exp2(dot(k, q.T, None) * slope - lse[None, :])
         if MASKED:
-            behind = row[None, :] - (seen[0] + tl.arange(0, k.shape[0]))[:, None]
-            inside = behind >= 0
+            col = tl.arange(0, BLOCK_M)[None, :]
+            nearest = (seen[0] - start + tl.arange(0, k.shape[0]))[:, None]
+            inside = col >= nearest
             if WINDOWED:
-                inside &= behind <= seen[1]
+                inside &= col <= nearest + seen[1]
             p = tl.where(inside, p, 0.0)
         dv = dot(p.to(do.dtype), do, dv)
         ds = p * (dot(v, do.T, None) - delta[None, :])
