@@ -53,7 +53,8 @@ def _backward(
         v = load_tokens(v_ptr, strides[2], head, at_keys, there, DIM)
         divide = divided(window, size, WINDOW)
         dk, dv = tl.zeros(k.shape, tl.float32), tl.zeros(v.shape, tl.float32)
-        for tile in tl.static_range(triton.cdiv(TOKENS, BLOCK_M)):
+        # Not unrolled: the addresses of every tile's biases, the same for all windows, would be kept in registers.
+        for tile in tl.range(triton.cdiv(TOKENS, BLOCK_M)):
             at, inside = tokens(window, tile * BLOCK_M, size, WINDOW, BLOCK_M)
             q = load_tokens(q_ptr, strides[0], head, at, inside, DIM)
             do = load_tokens(do_ptr, strides[3], head, at, inside, DIM)
@@ -105,6 +106,9 @@ def backward(
     grads = [torch.empty(q.shape, dtype=q.dtype, device=q.device) for _ in range(3)]
     sizes, constants, wide, _, groups = shape_of(q, window, shift, LEAST_BACKWARD if needs_table else 1)
     heads = q.shape[3]
+    if constants["BLOCK_N"] > 64:
+        # Beside dk and dv of so many keys, registers (and sm_100's tensor memory) hold the scores of few queries.
+        constants["BLOCK_M"] = 16
     dtable: Tensor | None = None
     partials: Tensor | None = None
     if needs_table:

@@ -87,7 +87,8 @@ def weights(q, k, bias, scale, query_part, key_part, divide, SHIFTED: tl.constex
     """The softmax of a tile of whole rows of scores. A key that is not there is of part 4, a query of part 0."""
     s = dot(q, k.T, None) * scale + bias.to(tl.float32)
     if SHIFTED:
-        s = tl.where(((query_part[:, None] ^ key_part[None, :]) & divide) == 0, s, -float("inf"))
+        # Compared anew for each window: a tile of their differences, the same for all, would hold registers.
+        s = tl.where((query_part & divide)[:, None] == (key_part & divide)[None, :], s, -float("inf"))
     elif WINDOW * WINDOW != k.shape[0]:
         s = tl.where(key_part[None, :] < 4, s, -float("inf"))
     p = tl.exp2((s - tl.max(s, 1)[:, None]) * LOG2E)
