@@ -97,7 +97,8 @@ def weights(q, k, bias, scale, query_part, key_part, divide, SHIFTED: tl.constex
 
 def tuned(kernel: Any, *points: tuple[int, int]) -> dict[bool, Any]:
     """The kernel by whether a window is wide, tuned over warps and stages: how far loads run ahead of what computes."""
-    each = {False: points, True: ((8, 2), (8, 1))}
+    # AMD's 4 warps hold what 8 cannot: a thread of theirs has up to 512 registers.
+    each = {False: points, True: ((8, 2), (8, 1), (4, 2))}
     configs = {wide: [triton.Config({}, num_warps=w, num_stages=s) for w, s in some] for wide, some in each.items()}
     return {wide: tune(some, key=["DIM", "WINDOW"])(kernel) for wide, some in configs.items()}
 
