@@ -226,7 +226,7 @@ class Operator:
 
     @classmethod
     def counted_cases(cls, every: bool = False) -> list[Case]:
-        """The cases to be counted: of the models that `quick` takes at the shortest length, or of every model at its own."""
+        """The cases to be counted: of the models that `quick` takes at the shortest length, or of all at their own."""
         return cls.sweep_cases("shortest" if every else "short")
 
     def trial(self, provider: str, case: Case, device: torch.device | str, **changed: Any) -> Trial:
