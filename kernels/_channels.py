@@ -77,6 +77,20 @@ def moments(x_ptr, parts_ptr, size, steps, splits, LAST: tl.constexpr, BLOCK_P: 
 
 
 @triton.jit
+def keep(stats_ptr, running_ptrs, moved_ptrs, channel, mean, squares, size, momentum):
+    """Write the moments of channels, if anybody wants them, and move the running ones towards them."""
+    positions, channels = size[0], size[2]
+    kept = channel < channels
+    if stats_ptr is not None:
+        tl.store(stats_ptr + channel, mean, mask=kept)
+        tl.store(stats_ptr + channels + channel, squares / positions, mask=kept)
+    before = tl.load(running_ptrs[0] + channel, mask=kept, other=0.0)
+    tl.store(moved_ptrs[0] + channel, (1 - momentum) * before + momentum * mean, mask=kept)
+    before = tl.load(running_ptrs[1] + channel, mask=kept, other=0.0)
+    tl.store(moved_ptrs[1] + channel, (1 - momentum) * before + momentum * (squares / (positions - 1)), mask=kept)
+
+
+@triton.jit
 def merge(
     parts_ptr, stats_ptr, running_ptrs, moved_ptrs, size, length, splits, momentum,
     BLOCK_S: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -95,13 +109,7 @@ def merge(
     means = tl.where(split < splits, means - mean, 0.0)
     mean += pivot
     squares = tl.sum(squares + means * means * count, axis=0, keep_dims=True)
-    kept = channel < channels
-    tl.store(stats_ptr + channel, mean, mask=kept)
-    tl.store(stats_ptr + channels + channel, squares / positions, mask=kept)
-    before = tl.load(running_ptrs[0] + channel, mask=kept, other=0.0)
-    tl.store(moved_ptrs[0] + channel, (1 - momentum) * before + momentum * mean, mask=kept)
-    before = tl.load(running_ptrs[1] + channel, mask=kept, other=0.0)
-    tl.store(moved_ptrs[1] + channel, (1 - momentum) * before + momentum * (squares / (positions - 1)), mask=kept)
+    keep(stats_ptr, running_ptrs, moved_ptrs, channel, mean, squares, size, momentum)
 
 
 @triton.jit

@@ -4,14 +4,21 @@ Shapes: x, y (N, C, ...), the others (C,); n = N x what follows C positions have
 are those of the batch, and new running ones come back beside y: the inputs stay as they are. Backward, with
 m = (x - mean) rstd:  dbias = sum dy,  dweight = sum dy m,  dx = (dy - dbias / n - m dweight / n) rstd weight.
 
-Training, forward: a program owns BLOCK_C channels and a stretch of positions. Each lane of its tile has its own running
-mean and squares (no large mean can cancel them), merged at the end; a second kernel merges the stretches of a channel
-in a fixed order and moves the running statistics; a third reads x again and writes y, a tile to a program. x must be
-read twice, since the first y waits for the last x: 1.5x of a floor that reads it once, 1.67x in the backward (dy and x
-twice), unless L2 holds it. The backward sums in the same stretches. Inference is the third kernel alone, at the floor.
+Which kernels run: where a program can hold its channels whole, a tile of at most 32768 elements (in the backward 16384,
+of dy and x), one kernel does all (`whole` in _whole_channels.py decides). It reads x once, takes the variance from
+centred values in registers, writes y, moves the running statistics: at the floor. A tile is all pixels of all pictures
+of a channel; channels-last, all positions of the 16 channels (in fp32 8) that share a sector of 32 bytes, so that none
+is moved twice. Each is rounded up to a power of two. Of ResNet-50 that is, contiguous, 2 pictures of conv1, 8, 32, 128
+and 512 of conv2 to conv5; channels-last in bf16, 2 of conv3, 10 of conv4, 41 of conv5.
+Larger channels are split. A program owns BLOCK_C channels and a stretch of positions. Each lane of its tile has its own
+running mean and squares (no large mean can cancel them), merged at the end; a second kernel merges the stretches of a
+channel in a fixed order and moves the running statistics; a third reads x again and writes y, a tile to a program. The
+first y waits for the last x: no kernel can read x once here unless all programs together hold the whole tensor on chip.
+That is 1.5x of the floor, 1.67x in the backward (dy and x twice, summed in the same stretches), unless L2 holds it.
+Inference is the third kernel alone, at the floor.
 Layout: channels-last tensors (and (N, C)) and contiguous ones are read where they are, y and dx lie like x; others are
 copied, and dy may lie either way. Accesses are of 128 bits, in contiguous tensors where a channel has a multiple of 16
-positions in a picture. The kernels stand in _channels.py.
+positions in a picture. The kernels of stretches stand in _channels.py.
 Source: Ioffe & Szegedy 2015, arXiv:1502.03167; moments: Welford 1962, merged as in Chan et al. 1979.
 """
 
@@ -26,8 +33,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels import _channels as channels
+from kernels import _whole_channels as resident
 from kernels._channels import CHANNELS, MERGED, dense, is_last, stretches, tiles
 from kernels._launch import FLOATS, device_of, expect, expect_device, expect_inference, expect_tensor
+from kernels._whole_channels import BACKWARD, FORWARD, whole
+
+Pair = tuple[Tensor, Tensor]
 
 
 def _launch_normalise(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -40,29 +51,57 @@ def _launch_normalise(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias
     return y
 
 
+def _launch_stretches(
+    x: Tensor, weight: Tensor, bias: Tensor, running: Pair, moved: Pair, stats: Tensor, momentum: float, eps: float
+) -> Tensor:
+    """y of channels that no program can hold: moments of stretches, those of channels, and x once more."""
+    _, size, options, _ = tiles(x)
+    steps, splits, programs = stretches(x, size, options)
+    parts = torch.empty(2, splits, size[2], dtype=torch.float32, device=x.device)
+    block_s = max(64, triton.next_power_of_2(splits))
+    block_c = min(CHANNELS, max(1, MERGED // block_s))
+    length = steps * options["BLOCK_P"]
+    with device_of(x):
+        channels.moments[(programs,)](x, parts, size, steps, splits, **options)
+        channels.merge[(triton.cdiv(size[2], block_c),)](
+            parts, stats, running, moved, size, length, splits, momentum, BLOCK_S=block_s, BLOCK_C=block_c, num_warps=8
+        )
+    return _launch_normalise(x, stats[0], stats[1], weight, bias, eps)
+
+
+def _sums(dy: Tensor, x: Tensor, stats: Tensor, eps: float, dy_last: bool) -> Tensor:
+    """dbias and dweight of channels that no program can hold."""
+    _, size, options, _ = tiles(x)
+    steps, splits, programs = stretches(x, size, options)
+    parts = torch.empty(2, splits, size[2], dtype=torch.float32, device=x.device)
+    with device_of(x):
+        channels.sums[(programs,)](dy, x, stats, parts, size, steps, splits, eps, DY_LAST=dy_last, **options)
+    return parts.sum(1)
+
+
 class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, momentum: float, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        last, size, options, _ = tiles(x)
+        last, size, *_ = tiles(x)
         x, ctx.eps = dense(x, last), eps
-        steps, splits, programs = stretches(x, size, options)
-        parts = torch.empty(2, splits, size[2], dtype=torch.float32, device=x.device)
         stats = torch.empty(2, size[2], dtype=torch.float32, device=x.device)
-        moved = torch.empty_like(stats[0]), torch.empty_like(stats[0])
-        block_s = max(64, triton.next_power_of_2(splits))
-        block_c = min(CHANNELS, max(1, MERGED // block_s))
-        with device_of(x):
-            channels.moments[(programs,)](x, parts, size, steps, splits, **options)
-            channels.merge[(triton.cdiv(size[2], block_c),)](
-                parts, stats, (mean.contiguous(), var.contiguous()), moved, size, steps * options["BLOCK_P"], splits,
-                momentum, BLOCK_S=block_s, BLOCK_C=block_c, num_warps=8,
-            )  # fmt: skip
+        running, moved = (mean.contiguous(), var.contiguous()), (torch.empty_like(stats[0]), torch.empty_like(stats[0]))
+        if held := whole(x, last, size, FORWARD):
+            programs, stride, options = held
+            y, affine = torch.empty_like(x), (weight.contiguous(), bias.contiguous())
+            kept = stats if any(ctx.needs_input_grad) else None
+            with device_of(x):
+                resident.forward[(programs,)](
+                    x, affine, running, moved, kept, y, (stride, stride), size, momentum, eps, **options
+                )
+        else:
+            y = _launch_stretches(x, weight, bias, running, moved, stats, momentum, eps)
         ctx.save_for_backward(x, weight, stats)
         ctx.mark_non_differentiable(*moved)
         ctx.set_materialize_grads(False)
-        return _launch_normalise(x, stats[0], stats[1], weight, bias, eps), *moved
+        return y, *moved
 
     @staticmethod
     @once_differentiable
@@ -70,18 +109,21 @@ class _BatchNorm(torch.autograd.Function):
         if dy is None:
             return (None,) * 7
         x, weight, stats = ctx.saved_tensors
-        last, size, options, programs_of_tiles = tiles(x)
+        last, size, options, programs = tiles(x)
         dy = dy if is_last(dy) or dy.is_contiguous() else dense(dy, last)
-        dy_last = is_last(dy)
-        steps, splits, programs = stretches(x, size, options)
-        parts = torch.empty(2, splits, size[2], dtype=torch.float32, device=x.device)
+        dy_last, weight = is_last(dy), weight.contiguous()
         dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        held = whole(x, last, size, BACKWARD)
+        sums = torch.empty_like(stats) if held else _sums(dy, x, stats, ctx.eps, dy_last)
         with device_of(x):
-            channels.sums[(programs,)](dy, x, stats, parts, size, steps, splits, ctx.eps, DY_LAST=dy_last, **options)
-            sums = parts.sum(1)
-            if dx is not None:
-                channels.backward[(programs_of_tiles,)](
-                    dy, x, stats, weight.contiguous(), sums, dx, size, ctx.eps, DY_LAST=dy_last, **options
+            if held:
+                programs, stride, options = held
+                resident.backward[(programs,)](
+                    dy, x, stats, weight, sums, dx, (stride,) * 3, size, ctx.eps, DY_LAST=dy_last, **options
+                )
+            elif dx is not None:
+                channels.backward[(programs,)](
+                    dy, x, stats, weight, sums, dx, size, ctx.eps, DY_LAST=dy_last, **options
                 )
         dbias, dweight = sums.to(weight.dtype)
         return dx, dweight, dbias, None, None, None, None
