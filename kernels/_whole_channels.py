@@ -23,7 +23,7 @@ def _places(size, LAST: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.c
         row += tl.program_id(0) * BLOCK_ROWS
         channel, inside = row, (row < size[2]) & (col < size[0])
     else:
-        channel, inside = tl.program_id(0) + tl.arange(0, 1)[:, None], (row * size[1] < size[0]) & (col < size[1])
+        channel, inside = tl.program_id(0) + tl.arange(0, 1)[:, None], (row < size[0] // size[1]) & (col < size[1])
     return row, col, channel, inside
 
 
@@ -33,16 +33,17 @@ def _at(row, col, channel, stride, size, LAST: tl.constexpr):
     if LAST:
         at = col * stride + row
     else:
-        at = row * stride + channel * size[1] + col
+        at = row * stride + (channel * size[1] + col)
     return at
 
 
 @triton.jit
 def _total(x, LAST: tl.constexpr):
     """The sum over all positions, for each channel of a tile."""
-    total = tl.sum(x, axis=1, keep_dims=True)
-    if not LAST:
-        total = tl.sum(total, axis=0, keep_dims=True)
+    if LAST:
+        total = tl.sum(x, axis=1, keep_dims=True)
+    else:
+        total = tl.sum(x, keep_dims=True)
     return total
 
 
@@ -64,11 +65,10 @@ def forward(
     x = tl.where(there, x - rest, 0.0)
     squares = _total(x * x, LAST)
     keep(stats_ptr, running_ptrs, moved_ptrs, channel, mean + rest, squares, size, momentum)
-    rstd = tl.rsqrt(squares / positions + eps)
-    weight = tl.load(affine_ptrs[0] + channel, mask=kept, other=0.0).to(tl.float32)
+    slope = tl.rsqrt(squares / positions + eps) * tl.load(affine_ptrs[0] + channel, mask=kept, other=0.0).to(tl.float32)
     bias = tl.load(affine_ptrs[1] + channel, mask=kept, other=0.0).to(tl.float32)
     at = _at(row, col, channel, strides[1], size, LAST)
-    tl.store(y_ptr + at, (x * rstd * weight + bias).to(y_ptr.dtype.element_ty), mask=inside)
+    tl.store(y_ptr + at, (x * slope + bias).to(y_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
