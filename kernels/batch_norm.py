@@ -10,7 +10,7 @@ centred values in registers, writes y, moves the running statistics: at the floo
 of a channel; channels-last, all positions of the 16 channels (in fp32 8) that share a sector of 32 bytes, so that none
 is moved twice. Each is rounded up to a power of two. Forward, of ResNet-50 that is, contiguous, 2 pictures of conv1, 8,
 32, 128 and 512 of conv2 to conv5; channels-last in bf16, 2 of conv3, 10 of conv4, 41 of conv5. The backward reads dy
-and x once and writes dx, beside 8 bytes of saved statistics for each channel: 1.01x of the floor at 2 pictures of conv5.
+and x once and writes dx, beside 8 bytes of statistics for each channel: 1.01x of the floor at 2 pictures of conv5.
 Larger channels are split. A program owns BLOCK_C channels and a stretch of positions. Each lane of its tile has its own
 running mean and squares (no large mean can cancel them), merged at the end; a second kernel merges the stretches of a
 channel in a fixed order and moves the running statistics; a third reads x again and writes y, a tile to a program. The
