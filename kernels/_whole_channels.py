@@ -102,8 +102,8 @@ def backward(
 def whole(x: Tensor, last: bool, size: tuple[int, int, int], limit: int) -> tuple[int, int, dict[str, Any]] | None:
     """The programs, the stride (of a position or picture), the options of a launch; None where channels are too large.
 
-    A tile has all positions of a channel (with channels innermost, of as many as a sector holds) and at most `limit`
-    elements, borders among them; offsets have 32 bits, so that x has less than 2^31.
+    A tile has all positions of a channel (channels innermost: of as many as a sector holds, or more where positions
+    are few) and at most `limit` elements, borders among them; offsets have 32 bits, so that x has less than 2^31.
     """
     positions, plane, channels = size
     if last:
