@@ -24,7 +24,7 @@ import reference.quantize_int8
 import reference.rms_norm
 import reference.swiglu
 from bench.core.case import Inputs, Make, bf16, fp16, fp32
-from bench.core.proof import Disproved, Proof, poisoned, yardsticks
+from bench.core.proof import Disproved, Proof, draw_cotangents, poisoned, yardsticks
 from bench.core.trial import Trial
 
 
@@ -282,6 +282,14 @@ def test_poison_fills_what_nobody_writes_and_goes_away() -> None:
     with poisoned():
         assert torch.empty(5).isnan().all()
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_cotangents_lie_like_outputs_and_have_the_same_values() -> None:
+    plain = torch.empty(2, 3, 4, 5, device=DEVICE)
+    last = torch.empty(2, 3, 4, 5, device=DEVICE, memory_format=torch.channels_last)
+    (seed,), (other,) = draw_cotangents([plain]), draw_cotangents([last])
+    assert torch.equal(seed, other)
+    assert (seed.stride(), other.stride()) == (plain.stride(), last.stride())
 
 
 def test_number_of_outputs_counts() -> None:

@@ -173,8 +173,9 @@ def part_of(inputs: Inputs, sample: Sample) -> Inputs:
 
 
 def draw_cotangents(outputs: Sequence[Tensor]) -> list[Tensor]:
-    """Random cotangents, one for each output; the same ones whenever the outputs are shaped alike."""
-    return [Make(out.device, seed=2 + i).normal(*out.shape, dtype=out.dtype) for i, out in enumerate(outputs)]
+    """Random cotangents that lie like the outputs; the same values whenever these are shaped alike."""
+    drawn = (Make(out.device, seed=2 + i).normal(*out.shape, dtype=out.dtype) for i, out in enumerate(outputs))
+    return [torch.empty_like(out).copy_(values) for out, values in zip(outputs, drawn, strict=True)]
 
 
 def _yardstick(reference: Function, inputs: Inputs, mode: str, sample: Sample | None = None) -> Yardstick:
