@@ -140,3 +140,51 @@ def flash_peer(module: str, attend: Callable[..., Run], name: str = "flash_attn_
         return attend(getattr(version, name), **inputs)
 
     return peer(install=FLASH[module])(prepare)
+
+
+def xformers(q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int | None, scale: float | None) -> Run:
+    """Memory-efficient attention of xformers, which picks one of its kernels."""
+    needs_cuda(q)
+    from xformers.ops.fmha import attn_bias as biases
+
+    window = narrow(window, q.shape[2], k.shape[2])
+    bias: Any = biases.LowerTriangularFromBottomRightMask() if causal else None
+    if window is not None and causal:
+        bias = bias.make_local_attention(window)
+    elif window is not None:
+        bias = biases.LocalAttentionFromBottomRightMask(window - 1, window - 1)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    run = _memory_efficient(q, k, v, bias, scale)
+    return lambda: run().transpose(1, 2)
+
+
+def xformers_varlen(q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, **options: Any) -> Run:
+    """The same on packed documents, whose lengths are known to the host, as it asks for them."""
+    needs_cuda(q)
+    from xformers.ops.fmha.attn_bias import BlockDiagonalMask
+
+    q_lens, k_lens = cu_seqlens_q.diff().tolist(), cu_seqlens_k.diff().tolist()
+    causal, window = options["causal"], narrow(options["window"], max(q_lens), max(k_lens))
+    if window is not None and not causal:
+        raise Unsupported("has no window in both directions for packed documents")
+    bias = BlockDiagonalMask.from_seqlens(q_lens, k_lens, device=q.device)
+    if window is not None:
+        bias = bias.make_local_attention_from_bottomright(window)
+    elif causal:
+        bias = bias.make_causal_from_bottomright()
+    run = _memory_efficient(q[None], k[None], v[None], bias, options["scale"])
+    return lambda: run()[0]
+
+
+def _memory_efficient(q: Tensor, k: Tensor, v: Tensor, bias: Any, scale: float | None) -> Run:
+    """On (batch, length, heads, dimension). Its kernels share key heads that are expanded, in the forward."""
+    from xformers.ops import memory_efficient_attention
+
+    heads = k.shape[2]
+    if q.shape[2] == heads:
+        return lambda: memory_efficient_attention(q, k, v, bias, scale=scale)
+    if q.requires_grad:
+        raise Unsupported("its key heads are shared in the forward alone")
+    each = q.unflatten(2, (heads, -1))
+    k, v = (x.unsqueeze(3).expand(*x.shape[:3], each.shape[3], x.shape[3]) for x in (k, v))
+    return lambda: memory_efficient_attention(each, k, v, bias, scale=scale).flatten(2, 3)

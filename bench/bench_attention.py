@@ -14,6 +14,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 import kernels.attention
 import reference.attention
+from bench import attention_peers
 from bench.attention_peers import Run, flash, flash_peer, forced, sdpa, visible_pairs
 from bench.core.operator import (
     Inputs,
@@ -185,6 +186,10 @@ class Attention(Operator):
         # Whole or not at all: beyond Dynamo's limit of recompilations it would run uncompiled, all scores in memory.
         compiled = torch.compile(flex_attention, dynamic=False, fullgraph=True)
         return lambda: compiled(q, k, v, block_mask=mask, scale=scale, enable_gqa=grouped)
+
+    @peer(install="pip install xformers")
+    def xformers(self, **inputs: Any) -> Run:
+        return attention_peers.xformers(**inputs)
 
     flash_attn = flash_peer("flash_attn", flash)
     flash_attn_3 = flash_peer("flash_attn_interface", flash)

@@ -15,6 +15,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 import kernels.varlen_attention
 import reference.varlen_attention
+from bench import attention_peers
 from bench.attention_peers import Run, flash_peer, flash_varlen, narrow, sdpa, visible_pairs, window_size
 from bench.core.operator import (
     Inputs,
@@ -201,6 +202,10 @@ class VarlenAttention(Operator):
         compiled = torch.compile(flex_attention, dynamic=False, fullgraph=True)
         q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
         return lambda: compiled(q, k, v, block_mask=mask, scale=options["scale"], enable_gqa=grouped)[0].transpose(0, 1)
+
+    @peer(install="pip install xformers")
+    def xformers(self, **inputs: Any) -> Run:
+        return attention_peers.xformers_varlen(**inputs)
 
     flash_attn = flash_peer("flash_attn", flash_varlen, "flash_attn_varlen_func")
     flash_attn_3 = flash_peer("flash_attn_interface", flash_varlen, "flash_attn_varlen_func")
