@@ -518,7 +518,7 @@ _BANK = (
         num_experts=256,
         experts_per_token=8,
         moe_intermediate_size=2048,
-        source=f"arXiv:2412.19437; {_huggingface('deepseek-ai/DeepSeek-V3')}; the same in DeepSeek-R1 (arXiv:2501.12948)",
+        source=f"arXiv:2412.19437; {_huggingface('deepseek-ai/DeepSeek-V3')}; also DeepSeek-R1 (arXiv:2501.12948)",
     ),
     Model(
         name="mistral-7b",

@@ -14,8 +14,10 @@ from bench.core import device
 DEVICE = device.choose()
 
 import kernels._attention_backward
+import kernels._mla_backward
 import kernels.attention
-from bench import bench_attention, bench_varlen_attention
+import kernels.mla_attention
+from bench import bench_attention, bench_mla_attention, bench_varlen_attention
 from bench.core import memory
 from bench.core.case import Blank, Make, bf16, fp32
 from bench.core.count import counting
@@ -45,7 +47,7 @@ class _NotLaunched:
 
 @pytest.fixture
 def not_launched(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (kernels.attention, kernels._attention_backward):
+    for module in (kernels.attention, kernels._attention_backward, kernels.mla_attention, kernels._mla_backward):
         monkeypatch.setattr(module, "launch", lambda *_, **__: None)
     monkeypatch.setattr(kernels._attention_backward, "_delta_kernel", _NotLaunched())
 
@@ -68,6 +70,18 @@ def test_training_on_8k_tokens_keeps_one_number_a_row_and_needs_two(
     assert needs.peak_bytes - needs.least_bytes <= 1.1 * 2 * 4 * rows
     assert needs.saved_bytes is not None
     assert needs.saved_bytes <= 1.1 * 4 * rows
+
+
+@pytest.mark.usefixtures("not_launched")
+@pytest.mark.parametrize("heads", [16, 128])
+def test_training_with_latent_heads_on_8k_tokens_needs_a_tenth_beyond_its_results(heads: int) -> None:
+    sizes = {"num_heads": heads, "q_len": 8192, "k_len": 8192, "head_dim": 128, "rope_dim": 64, "dtype": bf16}
+    needs = _needs(bench_mla_attention.MlaAttention, "bwd", sizes | {"causal": True}, Blank)
+    o_dq_dk_dv = 2 * heads * 8192 * (128 + 192 + 128 + 128)
+    assert needs.least_bytes == o_dq_dk_dv + 2 * 8192 * 64, "expected one gradient of k_rope for all heads"
+    assert needs.peak_bytes <= 1.1 * needs.least_bytes
+    assert needs.saved_bytes is not None
+    assert needs.saved_bytes <= 1.1 * 4 * heads * 8192
 
 
 @EVERY_OPERATOR
