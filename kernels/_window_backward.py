@@ -43,7 +43,7 @@ def _backward(
     TOKENS: tl.constexpr = WINDOW * WINDOW
     windows, heads = counts
     head, group = tl.program_id(0) % heads, tl.program_id(0) // heads
-    bias = load_bias(table_ptr, strides[4], head, 0, WINDOW, BLOCK_M, BLOCK_N)
+    bias = load_bias(table_ptr, strides[4], head, 0, 0, WINDOW, BLOCK_M, BLOCK_N)
     part_ptr = partials_ptr if partials_ptr is None else partials_ptr + tl.program_id(0).to(tl.int64) * TOKENS * TOKENS
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     query_part, key_part = parts(0, size[2], WINDOW, BLOCK_M, 0), parts(0, size[2], WINDOW, BLOCK_N, 4)
@@ -60,7 +60,7 @@ def _backward(
             do = load_tokens(do_ptr, strides[3], head, at, inside, DIM)
             if TOKENS > BLOCK_M:
                 query_part = parts(tile * BLOCK_M, size[2], WINDOW, BLOCK_M, 0)
-                bias = load_bias(table_ptr, strides[4], head, tile * BLOCK_M, WINDOW, BLOCK_M, BLOCK_N)
+                bias = load_bias(table_ptr, strides[4], head, tile * BLOCK_M, 0, WINDOW, BLOCK_M, BLOCK_N)
             p = weights(q, k, bias, scale, query_part, key_part, divide, SHIFTED, WINDOW)
             ds = dot(do, v.T, None)
             ds = p * (ds - tl.sum(p * ds, 1)[:, None])

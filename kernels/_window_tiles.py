@@ -68,12 +68,14 @@ def store_tokens(x_ptr, x, strides, head, at, inside, DIM: tl.constexpr):
 
 
 @triton.jit
-def load_bias(table_ptr, strides, head, first, WINDOW: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+def load_bias(
+    table_ptr, strides, head, first, first_key, WINDOW: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+):
     """The biases of a tile of scores, in the dtype of the table: in bf16 they take half the registers."""
     if table_ptr is None:
         bias = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     else:
-        query, key = first + tl.arange(0, BLOCK_M)[:, None], tl.arange(0, BLOCK_N)[None, :]
+        query, key = first + tl.arange(0, BLOCK_M)[:, None], first_key + tl.arange(0, BLOCK_N)[None, :]
         down = query // WINDOW - key // WINDOW + WINDOW - 1
         right = query % WINDOW - key % WINDOW + WINDOW - 1
         inside = (query < WINDOW * WINDOW) & (key < WINDOW * WINDOW)

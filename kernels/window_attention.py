@@ -8,7 +8,8 @@ read as they are.
 
 A program owns one head and strides over windows (and owns a tile of their queries, where a window has more than BLOCK_M
 tokens), so that the biases of the head are gathered once and stay in registers: a tile of scores is all that there is
-of heads x N x N. A row of scores is whole, so that its softmax needs no second look: q, k, v and o move once.
+of heads x N x N. A row of scores is whole, so that its softmax needs no second look: q, k, v and o move once. In 16
+bits and windows of more than 128 tokens it is not: it would not fit in registers, and _window_long.py walks over keys.
 Backward, with p computed anew: ds = p (do v^T - rowsum(p do v^T)), dv = p^T do, dk = scale ds^T q, dq = scale ds k. A
 program walks over the queries of a window with its dk and dv in registers: do, q, k, v and dq, dk, dv move once and
 nothing but the inputs is saved. It sums the ds of all its windows, in registers if a window is one tile, else in its
@@ -31,6 +32,7 @@ from torch.autograd.function import once_differentiable
 from kernels._attention_tiles import dot
 from kernels._launch import FLOATS, device_of, expect, expect_device, expect_like, expect_tensor
 from kernels._window_backward import backward
+from kernels._window_long import FORWARD_LONG, MAX_SCORES
 from kernels._window_tiles import (
     LEAST_FORWARD,
     divided,
@@ -57,7 +59,7 @@ def _forward(
     windows, heads = counts
     head, group = tl.program_id(0) % heads, tl.program_id(0) // heads
     first = group % TILES * BLOCK_M
-    bias = load_bias(table_ptr, strides[4], head, first, WINDOW, BLOCK_M, BLOCK_N)
+    bias = load_bias(table_ptr, strides[4], head, first, 0, WINDOW, BLOCK_M, BLOCK_N)
     query_part, key_part = parts(first, size[2], WINDOW, BLOCK_M, 0), parts(0, size[2], WINDOW, BLOCK_N, 4)
     for window in tl.range(group // TILES, windows, tl.num_programs(0) // (heads * TILES)):
         at_keys, there = tokens(window, 0, size, WINDOW, BLOCK_N)
@@ -79,9 +81,13 @@ def _launch_forward(
     o = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     if o.numel():
         sizes, constants, wide, tiles, groups = shape_of(q, window, shift, LEAST_FORWARD if table is not None else 1)
+        run = FORWARD[wide]
+        if constants["BLOCK_M"] * constants["BLOCK_N"] > MAX_SCORES:
+            run = FORWARD_LONG
+            del constants["BLOCK_N"]
         strides = (q.stride(), k.stride(), v.stride(), o.stride(), () if table is None else table.stride())
         with device_of(q):
-            FORWARD[wide][(q.shape[3] * tiles * groups,)](q, k, v, table, o, strides, *sizes, scale, **constants)
+            run[(q.shape[3] * tiles * groups,)](q, k, v, table, o, strides, *sizes, scale, **constants)
     return o
 
 
