@@ -70,7 +70,7 @@ def _forward_long(
     biases = ()
     for tile in tl.static_range(triton.cdiv(TOKENS, BLOCK_N)):
         # The last tile is as narrow as the keys that are left: of 144, 16 beside four times 32.
-        biases += (
+        biases += (  # type: ignore[assignment]
             _bias_of_keys(
                 table_ptr, strides[4], head, first, tile * BLOCK_N, WINDOW, BLOCK_M,
                 min(BLOCK_N, max(16, triton.next_power_of_2(TOKENS - tile * BLOCK_N))),
