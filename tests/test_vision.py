@@ -43,6 +43,7 @@ def not_launched(monkeypatch: pytest.MonkeyPatch) -> None:
     """No kernel runs, and memory is that of a GPU as large as an H100: there are as many parts of a sum as programs."""
     for module, name in [
         (kernels.window_attention, "FORWARD"),
+        (kernels.window_attention, "FORWARD_LONG"),
         (kernels._window_backward, "BACKWARD"),
         (kernels._window_backward, "_collect"),
         (kernels.patch_embed, "FORWARD"),
