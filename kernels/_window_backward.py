@@ -47,14 +47,15 @@ def _backward(
     part_ptr = partials_ptr if partials_ptr is None else partials_ptr + tl.program_id(0).to(tl.int64) * TOKENS * TOKENS
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     query_part, key_part = parts(0, size[2], WINDOW, BLOCK_M, 0), parts(0, size[2], WINDOW, BLOCK_N, 4)
-    for window in tl.range(group, windows, tl.num_programs(0) // heads):
+    for window in tl.range(group, windows, tl.num_programs(0) // heads, disable_licm=TOKENS > BLOCK_M):
         at_keys, there = tokens(window, 0, size, WINDOW, BLOCK_N)
         k = load_tokens(k_ptr, strides[1], head, at_keys, there, DIM)
         v = load_tokens(v_ptr, strides[2], head, at_keys, there, DIM)
         divide = divided(window, size, WINDOW)
         dk, dv = tl.zeros(k.shape, tl.float32), tl.zeros(v.shape, tl.float32)
-        # Not unrolled: the addresses of every tile's biases, the same for all windows, would be kept in registers.
-        for tile in tl.range(triton.cdiv(TOKENS, BLOCK_M)):
+        # Neither unrolled nor, in windows of several tiles, freed of what stays the same: addresses of biases and partial
+        # sums would be kept in registers.
+        for tile in tl.range(0, triton.cdiv(TOKENS, BLOCK_M), disable_licm=TOKENS > BLOCK_M):
             at, inside = tokens(window, tile * BLOCK_M, size, WINDOW, BLOCK_M)
             q = load_tokens(q_ptr, strides[0], head, at, inside, DIM)
             do = load_tokens(do_ptr, strides[3], head, at, inside, DIM)
@@ -62,8 +63,8 @@ def _backward(
                 query_part = parts(tile * BLOCK_M, size[2], WINDOW, BLOCK_M, 0)
                 bias = load_bias(table_ptr, strides[4], head, tile * BLOCK_M, 0, WINDOW, BLOCK_M, BLOCK_N)
             p = weights(q, k, bias, scale, query_part, key_part, divide, SHIFTED, WINDOW)
-            ds = dot(do, v.T, None)
-            ds = p * (ds - tl.sum(p * ds, 1)[:, None])
+            ds = dot(do, v.T, None) * p
+            ds -= p * tl.sum(ds, 1)[:, None]
             # Summed before the products, which read ds in their own dtype: in fp32 it would hold registers until then.
             if TOKENS <= BLOCK_M:
                 total += ds
@@ -71,8 +72,8 @@ def _backward(
                 # Between two windows a partial may pass from one thread of the program to another.
                 tl.debug_barrier()
                 _keep(part_ptr, ds, tile * BLOCK_M, window != group, TOKENS)
-            dv = dot(p.to(do.dtype).T, do, dv)
             dk = dot(ds.to(q.dtype).T, q, dk)
+            dv = dot(p.to(do.dtype).T, do, dv)
             store_tokens(dq_ptr, dot(ds.to(k.dtype), k, None) * scale, strides[5], head, at, inside, DIM)
         store_tokens(dk_ptr, dk * scale, strides[5], head, at_keys, there, DIM)
         store_tokens(dv_ptr, dv, strides[5], head, at_keys, there, DIM)
