@@ -53,8 +53,8 @@ def _backward(
         v = load_tokens(v_ptr, strides[2], head, at_keys, there, DIM)
         divide = divided(window, size, WINDOW)
         dk, dv = tl.zeros(k.shape, tl.float32), tl.zeros(v.shape, tl.float32)
-        # Neither unrolled nor, in windows of several tiles, freed of what stays the same: addresses of biases and partial
-        # sums would be kept in registers.
+        # Not unrolled, and in windows of several tiles what stays the same is made anew: addresses of biases and of
+        # partial sums would be kept in registers.
         for tile in tl.range(0, triton.cdiv(TOKENS, BLOCK_M), disable_licm=TOKENS > BLOCK_M):
             at, inside = tokens(window, tile * BLOCK_M, size, WINDOW, BLOCK_M)
             q = load_tokens(q_ptr, strides[0], head, at, inside, DIM)
