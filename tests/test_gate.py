@@ -174,7 +174,7 @@ def test_rows_that_nobody_asked_for_have_not_vanished(change: Change, facts: dic
     assert (found.status, found.vanished) == (PASS, [])
     (told,) = found.verdicts[found.verdicts.row == OURS].itertuples()
     assert not told.vanished
-    assert told.reason.startswith("not asked for: it has a time in base, ")
+    assert str(told.reason).startswith("not asked for: it has a time in base, ")
 
 
 def test_a_part_is_told_from_the_whole_by_its_command() -> None:
