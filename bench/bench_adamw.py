@@ -106,12 +106,12 @@ class AdamW(optimizers.Optimizer):
 
     @peer(install="pip install bitsandbytes")
     def bitsandbytes(self, **inputs: Any) -> Callable[[], Updated]:
-        """Its 32-bit AdamW, a launch a parameter. That of 8 bits keeps other moments: different mathematics."""
+        """Its 32-bit AdamW, a launch a parameter."""
         needs_cuda(inputs["params"])
         if inputs["seed"] is not None:
             raise Unsupported("rounds bf16 to nearest only")
         if inputs["exp_avgs"].dtype != fp32:
-            raise Unsupported("keeps its state in fp32 or in 8 bits, which is different mathematics")
+            raise Unsupported("keeps its state in fp32 or in 8 bits")
         from bitsandbytes.functional import optimizer_update_32bit
 
         def each(parts: list[list[Tensor]], decay: float) -> None:
@@ -121,3 +121,8 @@ class AdamW(optimizers.Optimizer):
                 )  # fmt: skip
 
         return self.on_copies(each, inputs)
+
+    @peer()
+    def bitsandbytes_8bit(self, **_: Any) -> Callable[[], Updated]:
+        """Its AdamW of 8 bits: moments of 256 levels in blocks of 256 are different mathematics."""
+        raise Unsupported("keeps its moments in 8 bits, which no proof against moments of 32 or 16 can let pass")
