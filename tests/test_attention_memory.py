@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from itertools import pairwise
 from typing import Any
 
@@ -18,15 +17,14 @@ import kernels._mla_backward
 import kernels.attention
 import kernels.mla_attention
 from bench import bench_attention, bench_mla_attention, bench_varlen_attention
-from bench.core import memory
 from bench.core.case import Blank, Make, bf16, fp32
 from bench.core.count import counting
 from bench.core.operator import Operator
 from bench.core.trial import Trial
 from kernels._attention_backward import KEY, QUERY
 from kernels.attention import FORWARD
+from tests.memory_of import ROUNDED_UP, NotLaunched, needed_by
 
-ROUNDED_UP = 4 * 512  # bytes that allocators add to a few small tensors
 HEADS: dict[str, Any] = {"num_heads": 32, "num_kv_heads": 8, "head_dim": 128, "dtype": bf16, "causal": True}
 FEW: dict[str, Any] = {"num_heads": 2, "num_kv_heads": 1, "head_dim": 16, "dtype": bf16, "causal": True}
 EVERY_OPERATOR = pytest.mark.parametrize(
@@ -38,26 +36,11 @@ EVERY_OPERATOR = pytest.mark.parametrize(
 )
 
 
-class _NotLaunched:
-    """Stands for a kernel of which only what its launcher allocates is looked at."""
-
-    def __getitem__(self, _: Any) -> Any:
-        return lambda *_, **__: None
-
-
 @pytest.fixture
 def not_launched(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (kernels.attention, kernels._attention_backward, kernels.mla_attention, kernels._mla_backward):
         monkeypatch.setattr(module, "launch", lambda *_, **__: None)
-    monkeypatch.setattr(kernels._attention_backward, "_delta_kernel", _NotLaunched())
-
-
-def _needs(operator: type[Operator], mode: str, sizes: dict[str, Any], make: type[Make]) -> memory.Memory:
-    declared = operator()
-    trial = Trial(declared.provider("triton"), declared.inputs(make(DEVICE), **sizes), mode)
-    trial.once()
-    gc.collect()  # what an interpreted call leaves in cycles would be given back in the middle of the next
-    return memory.measure(trial, DEVICE)
+    monkeypatch.setattr(kernels._attention_backward, "_delta_kernel", NotLaunched())
 
 
 @EVERY_OPERATOR
@@ -65,7 +48,7 @@ def _needs(operator: type[Operator], mode: str, sizes: dict[str, Any], make: typ
 def test_training_on_8k_tokens_keeps_one_number_a_row_and_needs_two(
     operator: type[Operator], lengths: dict[str, Any]
 ) -> None:
-    needs, rows = _needs(operator, "bwd", HEADS | lengths, Blank), 32 * 8192
+    needs, rows = needed_by(operator, "bwd", HEADS | lengths, Blank), 32 * 8192
     assert needs.least_bytes == 2 * 128 * 8192 * (2 * 32 + 2 * 8), "expected o, dq, dk and dv to be what is needed"
     assert needs.peak_bytes - needs.least_bytes <= 1.1 * 2 * 4 * rows
     assert needs.saved_bytes is not None
@@ -76,7 +59,7 @@ def test_training_on_8k_tokens_keeps_one_number_a_row_and_needs_two(
 @pytest.mark.parametrize("heads", [16, 128])
 def test_training_with_latent_heads_on_8k_tokens_needs_a_tenth_beyond_its_results(heads: int) -> None:
     sizes = {"num_heads": heads, "q_len": 8192, "k_len": 8192, "head_dim": 128, "rope_dim": 64, "dtype": bf16}
-    needs = _needs(bench_mla_attention.MlaAttention, "bwd", sizes | {"causal": True}, Blank)
+    needs = needed_by(bench_mla_attention.MlaAttention, "bwd", sizes | {"causal": True}, Blank)
     o_dq_dk_dv = 2 * heads * 8192 * (128 + 192 + 128 + 128)
     assert needs.least_bytes == o_dq_dk_dv + 2 * 8192 * 64, "expected one gradient of k_rope for all heads"
     assert needs.peak_bytes <= 1.1 * needs.least_bytes
@@ -87,7 +70,7 @@ def test_training_with_latent_heads_on_8k_tokens_needs_a_tenth_beyond_its_result
 @EVERY_OPERATOR
 @pytest.mark.usefixtures("not_launched")
 def test_inference_on_8k_tokens_needs_one_number_a_row(operator: type[Operator], lengths: dict[str, Any]) -> None:
-    needs = _needs(operator, "fwd", HEADS | lengths, Blank)
+    needs = needed_by(operator, "fwd", HEADS | lengths, Blank)
     assert needs.least_bytes == 2 * 128 * 8192 * 32
     assert 4 * 32 * 8192 <= needs.peak_bytes - needs.least_bytes <= 1.1 * 4 * 32 * 8192
 
@@ -103,7 +86,7 @@ def test_inference_on_8k_tokens_needs_one_number_a_row(operator: type[Operator],
 def test_what_runs_needs_no_more_than_what_is_not_launched(
     operator: type[Operator], lengths: dict[str, Any], mode: str, numbers: int
 ) -> None:
-    needs = _needs(operator, mode, FEW | lengths, Make)
+    needs = needed_by(operator, mode, FEW | lengths, Make)
     assert 0 < needs.peak_bytes - needs.least_bytes <= numbers * 4 * 2 * 40 + ROUNDED_UP
 
 

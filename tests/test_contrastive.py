@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import gc
 from typing import Any
 
 import pytest
@@ -22,7 +21,7 @@ from bench import bench_info_nce
 from bench.core import memory
 from bench.core.case import Blank, Make, bf16, fp32
 from bench.core.trial import Trial
-from tests.test_losses import ROUNDED_UP, _NotLaunched
+from tests.memory_of import ROUNDED_UP, NotLaunched, measured
 
 PAIRS, DEPTH = 32768, 768  # CLIP ViT-L/14, and the batch that it was trained on
 LOGITS = 2 * PAIRS * PAIRS
@@ -31,7 +30,7 @@ info_nce = kernels.info_nce.info_nce
 
 @pytest.fixture
 def not_launched(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels.info_nce, "_join_kernel", _NotLaunched())
+    monkeypatch.setattr(kernels.info_nce, "_join_kernel", NotLaunched())
     for module in (kernels._chunked, kernels.info_nce):
         monkeypatch.setattr(module, "launch_tiles", lambda *_, **__: None)
 
@@ -42,9 +41,7 @@ def _inputs(pairs: int, depth: int, dtype: torch.dtype, make: type[Make] = Make)
 
 def _needs(mode: str, inputs: dict[str, Any]) -> memory.Memory:
     trial = Trial(bench_info_nce.InfoNce().provider("triton"), inputs, mode)
-    trial.once()
-    gc.collect()
-    return memory.measure(trial, DEVICE)
+    return measured(trial)
 
 
 def _gradients(inputs: dict[str, Any], function: Any = info_nce) -> tuple[torch.Tensor, ...]:

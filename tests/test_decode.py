@@ -22,6 +22,7 @@ from bench.core.compile import PROCESSORS, standing_in
 from bench.core.operator import Operator
 from bench.core.trial import Trial
 from kernels._split_kv import split_count
+from tests.memory_of import NotLaunched
 
 ROUNDED_UP = 3 * 512  # bytes that allocators add to a few small tensors
 OPERATORS = [bench_decode_attention.DecodeAttention, bench_mla_decode.MlaDecode]
@@ -31,13 +32,6 @@ LONG: dict[str, dict[str, Any]] = {
     "mla_decode": {"heads": 128, "seq_len": 8192, "dims": (512, 64), "page_size": 64, "dtype": bf16},
 }
 CACHES = {"decode_attention": ("k_cache", "v_cache"), "mla_decode": ("kv_cache",)}
-
-
-class _NotLaunched:
-    """Stands for a kernel of which only what its launcher allocates is looked at."""
-
-    def __getitem__(self, _: Any) -> Any:
-        return lambda *_, **__: None
 
 
 def _small(operator: type[Operator], **axes: Any) -> dict[str, Any]:
@@ -50,8 +44,8 @@ def test_decoding_needs_the_parts_of_its_splits_and_nothing_else_at_length_8k(
     operator: type[Operator], batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = {"decode_attention": kernels.decode_attention, "mla_decode": kernels.mla_decode}[operator.name()]
-    monkeypatch.setattr(module, "KERNELS", dict.fromkeys(module.KERNELS, _NotLaunched()))
-    monkeypatch.setattr(kernels._split_kv, "_combine", _NotLaunched())
+    monkeypatch.setattr(module, "KERNELS", dict.fromkeys(module.KERNELS, NotLaunched()))
+    monkeypatch.setattr(kernels._split_kv, "_combine", NotLaunched())
     inputs = operator().inputs(Blank(DEVICE), batch=batch, **LONG[operator.name()])
     with standing_in():
         trial = Trial(operator().provider("triton"), inputs, "fwd")

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable
 from typing import Any
@@ -23,11 +22,9 @@ import kernels.distill_kl
 import kernels.linear_cross_entropy
 import reference.linear_cross_entropy
 from bench import bench_distill_jsd, bench_distill_kl, bench_linear_cross_entropy
-from bench.core import memory
 from bench.core.case import Blank, Make, bf16, fp32
 from bench.core.operator import Operator
-from bench.core.trial import Trial
-from tests.test_losses import ROUNDED_UP, _NotLaunched
+from tests.memory_of import ROUNDED_UP, NotLaunched, needed_by
 
 LONG: dict[str, Any] = {"rows": 8192, "cols": 131072, "depth": 4096, "dtype": bf16}
 LOGITS = 2 * LONG["rows"] * LONG["cols"]
@@ -51,17 +48,9 @@ def not_launched(monkeypatch: pytest.MonkeyPatch) -> None:
         (kernels.linear_cross_entropy, "_join_kernel"),
         (kernels.cross_entropy, "_mean"),
     ]:
-        monkeypatch.setattr(module, name, _NotLaunched())
+        monkeypatch.setattr(module, name, NotLaunched())
     for module in (kernels._chunked, kernels.distill_jsd, kernels.distill_kl, kernels.linear_cross_entropy):
         monkeypatch.setattr(module, "launch_tiles", lambda *_, **__: None)
-
-
-def _needs(operator: type[Operator], mode: str, sizes: dict[str, Any], make: type[Make]) -> memory.Memory:
-    declared = operator()
-    trial = Trial(declared.provider("triton"), declared.inputs(make(DEVICE), **sizes), mode)
-    trial.once()
-    gc.collect()
-    return memory.measure(trial, DEVICE)
 
 
 @EVERY_LOSS
@@ -69,7 +58,7 @@ def _needs(operator: type[Operator], mode: str, sizes: dict[str, Any], make: typ
 def test_training_needs_a_tenth_more_than_its_gradients_at_vocabulary_128k_and_length_8k(
     operator: type[Operator],
 ) -> None:
-    needs = _needs(operator, "bwd", LONG, Blank)
+    needs = needed_by(operator, "bwd", LONG, Blank)
     rows, depth = LONG["rows"], LONG["depth"]
     assert needs.least_bytes >= 2 * depth * (rows + LONG["cols"]), "expected both gradients among what is needed"
     chunk, rest = 2 * kernels._chunked.CHUNK, 2 * rows * depth
@@ -82,7 +71,7 @@ def test_training_needs_a_tenth_more_than_its_gradients_at_vocabulary_128k_and_l
 @EVERY_LOSS
 @pytest.mark.usefixtures("not_launched")
 def test_evaluation_needs_a_few_sums_of_a_row_and_2048_columns(operator: type[Operator]) -> None:
-    needs = _needs(operator, "fwd", LONG, Blank)
+    needs = needed_by(operator, "fwd", LONG, Blank)
     sums, kept, _ = KEPT[operator]
     assert 0 < needs.peak_bytes <= sums * LOGITS / 1024 + kept * LONG["rows"] + ROUNDED_UP
 
@@ -91,7 +80,7 @@ def test_evaluation_needs_a_few_sums_of_a_row_and_2048_columns(operator: type[Op
 @pytest.mark.parametrize("mode", ["fwd", "bwd"])
 def test_what_runs_needs_no_more_than_what_is_not_launched(operator: type[Operator], mode: str) -> None:
     rows, cols, depth = 48, 300, 64
-    needs = _needs(operator, mode, {"rows": rows, "cols": cols, "depth": depth, "dtype": bf16}, Make)
+    needs = needed_by(operator, mode, {"rows": rows, "cols": cols, "depth": depth, "dtype": bf16}, Make)
     gradients = 2 * (rows + cols) * depth + 2 * rows * 384 if mode == "bwd" else 0
     assert gradients < needs.peak_bytes <= gradients + 44 * rows + 2 * ROUNDED_UP
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from typing import Any
 
 import pytest
@@ -17,23 +16,15 @@ import kernels.cross_entropy
 import kernels.selected_logprob
 import reference.cross_entropy
 from bench import bench_cross_entropy, bench_selected_logprob
-from bench.core import memory
 from bench.core.case import Blank, Make, bf16, fp32
 from bench.core.operator import Operator
 from bench.core.trial import Trial
+from tests.memory_of import ROUNDED_UP, NotLaunched, needed_by
 
-ROUNDED_UP = 4 * 512  # bytes that allocators add to a few small tensors
 LONG: dict[str, Any] = {"rows": 8192, "cols": 131072, "dtype": bf16}
 SMALL: dict[str, Any] = {"rows": 48, "cols": 1000, "dtype": bf16}
 LOSSES = [bench_cross_entropy.CrossEntropy, bench_selected_logprob.SelectedLogprob]
 EVERY_LOSS = pytest.mark.parametrize("operator", LOSSES, ids=lambda operator: operator.name())
-
-
-class _NotLaunched:
-    """Stands for a kernel of which only what its launcher allocates is looked at."""
-
-    def __getitem__(self, _: Any) -> Any:
-        return lambda *_, **__: None
 
 
 @pytest.fixture
@@ -43,16 +34,7 @@ def not_launched(monkeypatch: pytest.MonkeyPatch) -> None:
         (kernels._logprob, "_backward"),
         (kernels.cross_entropy, "_mean"),
     ]:
-        monkeypatch.setattr(module, name, _NotLaunched())
-
-
-def _needs(operator: type[Operator], mode: str, sizes: dict[str, Any], make: type[Make]) -> memory.Memory:
-    declared = operator()
-    trial = Trial(declared.provider("triton"), declared.inputs(make(DEVICE), **sizes), mode)
-    trial.once()
-    # What an interpreted call leaves in cycles would be given back in the middle of the next, which is measured.
-    gc.collect()
-    return memory.measure(trial, DEVICE)
+        monkeypatch.setattr(module, name, NotLaunched())
 
 
 @EVERY_LOSS
@@ -60,7 +42,7 @@ def _needs(operator: type[Operator], mode: str, sizes: dict[str, Any], make: typ
 def test_training_needs_the_gradient_and_12_bytes_a_row_at_vocabulary_128k_and_length_8k(
     operator: type[Operator],
 ) -> None:
-    needs = _needs(operator, "bwd", LONG, Blank)
+    needs = needed_by(operator, "bwd", LONG, Blank)
     assert needs.least_bytes >= 2 * LONG["rows"] * LONG["cols"], "expected the gradient to be among what is needed"
     assert needs.peak_bytes <= needs.least_bytes + 12 * LONG["rows"] + ROUNDED_UP
     assert needs.peak_bytes <= 1.1 * needs.least_bytes
@@ -71,7 +53,7 @@ def test_training_needs_the_gradient_and_12_bytes_a_row_at_vocabulary_128k_and_l
 @EVERY_LOSS
 @pytest.mark.usefixtures("not_launched")
 def test_evaluation_needs_4_bytes_a_row_at_vocabulary_128k_and_length_8k(operator: type[Operator]) -> None:
-    needs = _needs(operator, "fwd", LONG, Blank)
+    needs = needed_by(operator, "fwd", LONG, Blank)
     assert 0 < needs.peak_bytes <= 4 * LONG["rows"] + ROUNDED_UP
 
 
@@ -80,7 +62,7 @@ def test_evaluation_needs_4_bytes_a_row_at_vocabulary_128k_and_length_8k(operato
 def test_what_runs_needs_no_more_than_what_is_not_launched(
     operator: type[Operator], mode: str, bytes_a_row: int
 ) -> None:
-    needs = _needs(operator, mode, SMALL, Make)
+    needs = needed_by(operator, mode, SMALL, Make)
     gradient = 2 * SMALL["rows"] * SMALL["cols"] if mode == "bwd" else 0
     assert gradient < needs.peak_bytes <= gradient + bytes_a_row * SMALL["rows"] + ROUNDED_UP
 

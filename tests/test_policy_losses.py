@@ -23,7 +23,7 @@ from bench.core.operator import Operator
 from bench.core.trial import Trial
 from kernels.dpo_loss import dpo_loss
 from kernels.grpo_loss import grpo_loss
-from tests.test_losses import ROUNDED_UP
+from tests.memory_of import ROUNDED_UP
 
 # Sizes of each loss, and the bytes that it may need for each 1024 tokens beside the gradients.
 LOSSES: list[tuple[type[Operator], dict[str, Any], int]] = [

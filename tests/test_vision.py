@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from typing import Any
-
 import pytest
 import torch
 
@@ -23,19 +20,10 @@ from bench.core.case import Blank, Make, bf16, fp32  # noqa: E402
 from bench.core.operator import Operator  # noqa: E402
 from bench.core.trial import Trial  # noqa: E402
 from bench.models import models  # noqa: E402
+from tests.memory_of import NotLaunched, measured  # noqa: E402
 
 ROUNDED_UP = 6 * 512  # bytes that allocators add to a few tensors
 TOKENS = 8192
-
-
-class _NotLaunched:
-    """Stands for a kernel, and for one by its configuration, of which only what its launcher allocates is looked at."""
-
-    def __getitem__(self, _: Any) -> Any:
-        return self
-
-    def __call__(self, *_: Any, **__: Any) -> None:
-        return None
 
 
 @pytest.fixture
@@ -48,7 +36,7 @@ def not_launched(monkeypatch: pytest.MonkeyPatch) -> None:
         (kernels._window_backward, "_collect"),
         (kernels.patch_embed, "FORWARD"),
     ]:
-        monkeypatch.setattr(module, name, _NotLaunched())
+        monkeypatch.setattr(module, name, NotLaunched())
     monkeypatch.setattr(kernels._window_tiles, "processors", lambda _: 132)
 
 
@@ -56,9 +44,7 @@ def _needs(operator: type[Operator], mode: str, model: str) -> memory.Memory:
     declared = operator()
     sizes = declared.sizes(*models(model), TOKENS, bf16)
     trial = Trial(declared.provider("triton"), declared.inputs(Blank(DEVICE), **sizes), mode)
-    trial.once()
-    gc.collect()
-    return memory.measure(trial, DEVICE)
+    return measured(trial)
 
 
 @pytest.mark.parametrize("model", ["swin-base-224-stage1", "swin-base-224-stage3", "swin-base-384-stage3"])
